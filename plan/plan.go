@@ -1,0 +1,79 @@
+// Package plan is the plan document: the measurements a Verifier wants of a node, the limits they must keep, and the
+// outcomes they yield. A plan holds no expected values, so whoever runs it learns what is looked at and not what would
+// be right.
+//
+// It also holds the two envelopes a plan and its outcomes travel in: an [Order] is signed by the verifier and sealed to
+// one enclave (S05); a [Report] is signed by that enclave and sealed to the verifier (S04).
+//
+// The package is a leaf of policy, measure, server and enclave code. It does no input or output and builds for js/wasm
+// and wasip1.
+package plan
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/assay-attest/assay/rats"
+)
+
+// Plan is a list of tests with limits.
+type Plan struct {
+	ID      [16]byte `json:"id"`
+	Version int      `json:"version"` // of this document's form: Version1
+	Tests   []Test   `json:"tests"`
+	Limits  Limits   `json:"limits"`
+}
+
+// Version1 is the only form of a plan so far.
+const Version1 = 1
+
+// Test is one thing to measure.
+type Test struct {
+	ID    uint32          `json:"id"`   // unique in the plan
+	Kind  string          `json:"kind"` // KindFile, KindGlob, KindDir
+	Alg   string          `json:"alg"`  // sha256, sha384, sha512
+	Args  json.RawMessage `json:"args"` // FileArgs, GlobArgs or DirArgs
+	Timed bool            `json:"timed,omitempty"`
+}
+
+// The kinds of tests.
+const (
+	KindFile = "file" // one file's content
+	KindGlob = "glob" // every regular file that matches one pattern
+	KindDir  = "dir"  // every regular file below a directory
+)
+
+// FileArgs are the arguments of KindFile. Paths are text forms (rats.EscapePath), absolute.
+type FileArgs struct {
+	Path string `json:"path"`
+}
+
+// GlobArgs are the arguments of KindGlob: an absolute pattern with the syntax of path.Match in each element; '*' does
+// not cross '/', and matches are regular files.
+type GlobArgs struct {
+	Pattern string `json:"pattern"`
+}
+
+// DirArgs are the arguments of KindDir: every regular file below Path, symbolic links not followed, but what lies at or
+// below one of Exclude. Excludes are absolute and anchored: /tmp excludes /tmp and /tmp/x, never /tmpevil.
+type DirArgs struct {
+	Path    string   `json:"path"`
+	Exclude []string `json:"exclude,omitempty"`
+}
+
+// Limits bound what one run may read and how long it may take. Zero means the runner's own limit.
+type Limits struct {
+	Files int64         `json:"files,omitempty"`
+	Bytes int64         `json:"bytes,omitempty"`
+	Time  time.Duration `json:"time,omitempty"` // nanoseconds
+}
+
+// Outcome is what one measurement of a test yielded.
+type Outcome struct {
+	Test   uint32    // the test's ID
+	Name   []byte    // path that was measured, bytes
+	Digest []byte    // sum by the test's algorithm; empty if Err
+	Size   int64     // bytes hashed
+	Nanos  int64     // duration by the runner's clock
+	Err    rats.Code // why there is no digest
+}
