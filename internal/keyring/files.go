@@ -64,7 +64,10 @@ func Init(dir string, rand io.Reader) (*Keyring, error) {
 	if err := syncDir(tmp); err != nil {
 		return nil, fmt.Errorf("writing keys: %w", err)
 	}
-	// An empty directory is replaced, one that somebody filled meanwhile is not.
+	// An empty directory makes room, one that somebody filled meanwhile does not.
+	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrExist) {
+		return nil, fmt.Errorf("making room for the key directory: %w", err)
+	}
 	if err := os.Rename(tmp, dir); err != nil {
 		if errors.Is(err, fs.ErrExist) {
 			return nil, CodeExists.Bad(dir, "no directory, or an empty one", "keys made meanwhile")
@@ -240,7 +243,9 @@ func readBlocks(root *os.Root, name, kind string) ([][]byte, error) {
 	var blocks [][]byte
 	for rest := raw[:n]; len(bytes.TrimSpace(rest)) > 0; {
 		var b *pem.Block
-		b, rest = pem.Decode(rest)
+		if bytes.HasPrefix(rest, []byte("-----BEGIN ")) { // else Decode would skip what stands before the block
+			b, rest = pem.Decode(rest)
+		}
 		if b == nil || b.Type != kind || len(b.Headers) > 0 || len(blocks) == maxBlocks {
 			return nil, CodeFile.Bad(path, "nothing but "+kind, "something else")
 		}

@@ -84,6 +84,11 @@ func (t TokenKeys) Void(rand io.Reader) error {
 	return nil
 }
 
+// Format keeps the keys out of every print.
+func (t TokenKeys) Format(s fmt.State, _ rune) {
+	_, _ = fmt.Fprintf(s, "keyring(%s tokens)", t.ring.dir)
+}
+
 func randomKey(rand io.Reader) (symmetric, error) {
 	b := make([]byte, keySize)
 	defer clear(b)
