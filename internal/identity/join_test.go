@@ -221,7 +221,9 @@ func TestJoinFinishRefusals(t *testing.T) {
 		{"other name", func(_ *testing.T, f *api.JoinFinish) { f.Request.Name = "web-2" }, identity.CodeContinueOther},
 		{"other token", func(_ *testing.T, f *api.JoinFinish) { f.Request.Token = o.token(api.TokenRequest{}) }, identity.CodeContinueOther},
 		{"other AK", func(_ *testing.T, f *api.JoinFinish) { f.Request.AK = other.ak.Public }, identity.CodeContinueOther},
-		{"other EK", func(_ *testing.T, f *api.JoinFinish) { f.Request.EK = other.ek.Public }, identity.CodeContinueOther},
+		{"other EK", func(_ *testing.T, f *api.JoinFinish) {
+			f.Request.EK, f.Request.EKCert = other.ek.Public, other.ek.CertDER
+		}, identity.CodeContinueOther},
 		{"other TLS key", func(t *testing.T, f *api.JoinFinish) { f.Request.TLSKey = spkiOf(t, otherKey.Public()) }, identity.CodeContinueOther},
 		{"no continuation", func(_ *testing.T, f *api.JoinFinish) { f.Continue = nil }, identity.CodeRequestSize},
 		{"long signature", func(_ *testing.T, f *api.JoinFinish) { f.CertifySig = make([]byte, 2000) }, identity.CodeRequestSize},
