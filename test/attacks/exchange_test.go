@@ -78,7 +78,7 @@ func TestChangedFileIsNamedWithExpectedAndSeenDigest(t *testing.T) {
 	}
 	want := rats.SHA256([]byte("content of b")).String()
 	seen := rats.SHA256([]byte("other content")).String()
-	i := slices.IndexFunc(view.Reasons, func(r rats.Reason) bool { return r.Code == planev.CodeFileChanged.Code })
+	i := slices.IndexFunc(view.Reasons, func(r rats.Reason) bool { return r.Code == planev.CodeChanged.Code })
 	if i < 0 {
 		t.Fatalf("reasons %v", view.Reasons)
 	}
