@@ -116,7 +116,7 @@ func (c *Client) send(ctx context.Context, r request) (*http.Response, error) {
 	}
 	res, err := h.Do(req)
 	if err != nil {
-		return nil, c.diagnose(err)
+		return nil, c.probe(ctx, c.diagnose(err))
 	}
 	if res.StatusCode >= 300 {
 		defer res.Body.Close()

@@ -132,6 +132,36 @@ func (c *Client) diagnose(err error) error {
 	return c.unreachable(diagnoseConnection(err), "", err)
 }
 
+// probe looks closer at a connection that broke before any answer came. With TLS 1.3 a server refuses a client's
+// certificate after the client's handshake is done, and a client that is just writing then sees a reset instead of the alert:
+// a second connection that writes nothing hears it.
+func (c *Client) probe(ctx context.Context, err error) error {
+	var lost *Unreachable
+	if !errors.As(err, &lost) || lost.Code != CodeLost.Code {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	conn, dialErr := c.opt.Dialer(ctx, "tcp", c.base.Host)
+	if dialErr != nil {
+		return err
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	h, _ := c.ready(ctx)
+	if h == nil {
+		return err
+	}
+	cfg := h.Transport.(*http.Transport).TLSClientConfig.Clone()
+	cfg.ServerName, cfg.NextProtos = c.base.Hostname(), nil
+	_, readErr := tls.Client(conn, cfg).Read(make([]byte, 1))
+	if readErr != nil && diagnoseConnection(readErr).Code == CodeCertificate.Code {
+		return c.unreachable(CodeCertificate, "", readErr)
+	}
+	return err
+}
+
 // diagnoseCertificate explains a server whose certificate was refused here.
 func (c *Client) diagnoseCertificate(err error) (rats.CodeInfo, string, bool) {
 	var presented []*x509.Certificate
@@ -199,8 +229,8 @@ func diagnoseConnection(err error) rats.CodeInfo {
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded),
 		errors.As(err, &timeout) && timeout.Timeout():
 		return CodeTimeout
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET),
-		errors.Is(err, syscall.EPIPE), strings.Contains(text, "http2:"), strings.Contains(text, "server sent GOAWAY"):
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.ErrClosedPipe),
+		errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), strings.Contains(text, "http2:"), strings.Contains(text, "server sent GOAWAY"):
 		return CodeLost
 	default:
 		return CodeConnect

@@ -1,0 +1,34 @@
+package plan
+
+import (
+	"github.com/assay-attest/assay/rats"
+)
+
+// Claims is what is true of a run. It holds no times, sequence or nonce, so equal machines have equal claims.
+type Claims struct {
+	Backend      string        `json:"backend"`      // what ran the plan: native
+	Simulated    bool          `json:"simulated"`    // nothing isolated it from the machine
+	Tests        []Test        `json:"tests"`        // of the plan, in its order
+	Measurements []Measurement `json:"measurements"` // in the order of tests, then of names
+}
+
+// Test is a test that was run, whether or not it found anything.
+type Test struct {
+	ID      uint32   `json:"id"`
+	Kind    string   `json:"kind"` // file, glob, dir
+	Alg     string   `json:"alg"`
+	Path    string   `json:"path"` // text form; of a glob the pattern
+	Exclude []string `json:"exclude,omitempty"`
+}
+
+// Measurement is what one file, or a test as a whole, yielded.
+type Measurement struct {
+	Test   uint32      `json:"test"`
+	Name   string      `json:"name,omitempty"`  // text form of the path; empty: the test as a whole
+	Digest rats.Digest `json:"digest,omitzero"` // empty if Err
+	Size   int64       `json:"size"`            // bytes hashed
+	Err    rats.Code   `json:"err,omitempty"`   // why there is no digest
+}
+
+// ClaimsOf implements rats.Claims.
+func (*Claims) ClaimsOf() rats.Format { return Format }

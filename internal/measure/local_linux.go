@@ -1,0 +1,210 @@
+package measure
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/assay-attest/assay/plan"
+	"github.com/assay-attest/assay/rats"
+)
+
+// Local returns the System of this machine, with the rights of this process and without any restriction of its own: wrap
+// it with Restrict. It needs openat2 (Linux 5.6) to keep off magic links and does without where a sandbox denies it.
+func Local() System { return local{} }
+
+// local is this machine. With permit it looks at the real path of everything it has opened, so that neither a symbolic
+// link nor a rename in between leads out of what is permitted.
+type local struct{ permit func(real []byte) bool }
+
+// confine implements confiner.
+func (l local) confine(permit func(real []byte) bool) System { return local{permit: permit} }
+
+func (l local) Open(path []byte, flags uint32) (int32, rats.Code) {
+	want := uint32(unix.S_IFREG)
+	if flags&OpenDir != 0 {
+		want = unix.S_IFDIR
+	}
+	// Opening a device can have effects, so what it is is asked first; asked again of what was opened, it is certain.
+	st, code := l.Stat(path, false)
+	if code == "" {
+		code = typeCode(st.Mode, want)
+	}
+	if code != "" {
+		return -1, code
+	}
+	how := unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC
+	if want == unix.S_IFDIR {
+		how |= unix.O_DIRECTORY
+	}
+	fd, err := openat(string(path), how)
+	if err != nil {
+		return -1, codeOf(err)
+	}
+	var u unix.Stat_t
+	if err := unix.Fstat(fd, &u); err != nil {
+		code = codeOf(err)
+	} else if code = typeCode(u.Mode, want); code == "" {
+		code = l.permitted(fd)
+	}
+	if code != "" {
+		unix.Close(fd)
+		return -1, code
+	}
+	return int32(fd), ""
+}
+
+func typeCode(mode, want uint32) rats.Code {
+	switch mode & unix.S_IFMT {
+	case want:
+		return ""
+	case unix.S_IFLNK:
+		return CodeSymlink.Code
+	default:
+		return CodeIrregular.Code
+	}
+}
+
+// openat opens without passing through magic links (/proc/…/fd, root, exe), which lead anywhere.
+func openat(path string, flags int) (int, error) {
+	fd, err := retry(func() (int, error) {
+		return unix.Openat2(unix.AT_FDCWD, path, &unix.OpenHow{Flags: uint64(flags), Resolve: unix.RESOLVE_NO_MAGICLINKS})
+	})
+	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM) {
+		// An old kernel, or a sandbox that doesn't know the call. A file that denies itself is denied again here.
+		return retry(func() (int, error) { return unix.Open(path, flags, 0) })
+	}
+	return fd, err
+}
+
+func retry(f func() (int, error)) (int, error) {
+	for {
+		n, err := f()
+		if err != unix.EINTR {
+			return n, err
+		}
+	}
+}
+
+// permitted says whether what fd has open may be read. Where its path can't be told, it may not.
+func (l local) permitted(fd int) rats.Code {
+	if l.permit == nil {
+		return ""
+	}
+	buf := make([]byte, plan.MaxName+1)
+	n, err := unix.Readlink("/proc/self/fd/"+strconv.Itoa(fd), buf)
+	if err != nil || n == len(buf) || !l.permit(buf[:n]) {
+		return CodePath.Code
+	}
+	return ""
+}
+
+func (l local) ReadAt(fd int32, p []byte, off int64) (int, rats.Code) {
+	n, err := retry(func() (int, error) { return unix.Pread(int(fd), p, off) })
+	if err != nil {
+		return 0, codeOf(err)
+	}
+	return n, ""
+}
+
+func (l local) Stat(path []byte, follow bool) (Stat, rats.Code) {
+	if bytes.IndexByte(path, 0) >= 0 {
+		return Stat{}, CodePath.Code
+	}
+	flags := unix.O_PATH | unix.O_CLOEXEC
+	if !follow {
+		flags |= unix.O_NOFOLLOW
+	}
+	fd, err := openat(string(path), flags)
+	if err != nil {
+		return Stat{}, codeOf(err)
+	}
+	defer unix.Close(fd)
+	if code := l.permitted(fd); code != "" {
+		return Stat{}, code
+	}
+	var u unix.Stat_t
+	if err := unix.Fstat(fd, &u); err != nil {
+		return Stat{}, codeOf(err)
+	}
+	return Stat{
+		Mode: u.Mode, UID: u.Uid, GID: u.Gid, Size: u.Size, CTime: u.Ctim.Nano(), Dev: uint64(u.Dev), Ino: u.Ino,
+	}, ""
+}
+
+func (l local) List(fd int32, cookie uint64, buf []byte) (int, rats.Code) {
+	if _, err := unix.Seek(int(fd), int64(cookie), 0); err != nil {
+		return 0, codeOf(err)
+	}
+	raw := make([]byte, len(buf))
+	// An entry is shorter in our form than in the kernel's, so what fills raw fits buf. "." and ".." are left out; a
+	// page that held nothing else is followed by the next one, since an empty answer means the end.
+	for {
+		n, err := retry(func() (int, error) { return unix.Getdents(int(fd), raw) })
+		if err != nil {
+			return 0, codeOf(err)
+		}
+		if n == 0 {
+			return 0, ""
+		}
+		if out := translate(raw[:n], buf[:0]); len(out) > 0 {
+			return len(out), ""
+		}
+	}
+}
+
+// translate turns linux_dirent64 records (getdents64(2)) into entries.
+func translate(raw, out []byte) []byte {
+	const header = 19 // u64 inode, s64 offset, u16 length, u8 type
+	for len(raw) >= header {
+		size := int(binary.NativeEndian.Uint16(raw[16:]))
+		if size < header || size > len(raw) {
+			break
+		}
+		name := raw[header:size]
+		if i := bytes.IndexByte(name, 0); i >= 0 {
+			name = name[:i]
+		}
+		if s := string(name); s != "." && s != ".." && s != "" {
+			e := Entry{Next: binary.NativeEndian.Uint64(raw[8:]), Name: name, Type: EntryOther}
+			switch raw[18] {
+			case unix.DT_UNKNOWN:
+				e.Type = EntryUnknown
+			case unix.DT_REG:
+				e.Type = EntryFile
+			case unix.DT_DIR:
+				e.Type = EntryDir
+			case unix.DT_LNK:
+				e.Type = EntrySymlink
+			}
+			out = e.append(out)
+		}
+		raw = raw[size:]
+	}
+	return out
+}
+
+// Exec refuses: no kind of test runs commands yet.
+func (l local) Exec([][]byte, plan.Limits) (int32, rats.Code) { return -1, CodeExec.Code }
+
+func (l local) Close(fd int32) { _ = unix.Close(int(fd)) }
+
+func codeOf(err error) rats.Code {
+	switch {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
+		return CodeMissing.Code
+	case errors.Is(err, unix.ELOOP):
+		return CodeSymlink.Code
+	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM), errors.Is(err, unix.EIO):
+		return CodeUnreadable.Code
+	case errors.Is(err, unix.ENAMETOOLONG):
+		return CodeName.Code
+	case errors.Is(err, unix.ENXIO), errors.Is(err, unix.EISDIR):
+		return CodeIrregular.Code
+	default:
+		return CodeSystem.Code
+	}
+}

@@ -1,0 +1,305 @@
+package measure
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/sha512"
+	"hash"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/assay-attest/assay/plan"
+	"github.com/assay-attest/assay/rats"
+)
+
+// The runner's own limits: a plan may ask for less, never for more.
+const (
+	DefaultFiles = 250_000
+	DefaultBytes = 1 << 40
+	DefaultTime  = 10 * time.Minute
+)
+
+const (
+	chunk = 128 << 10 // bytes read at once
+	// A file that says it is empty may be one of /proc, whose sizes are all 0: it is read to its end, up to this.
+	unsized = 1 << 20
+)
+
+// chunks are shared by all runs: a run's memory doesn't grow with its files.
+var chunks = sync.Pool{New: func() any { b := make([]byte, chunk); return &b }}
+
+// Runner runs tests over a System. Its fields may not change while it runs.
+type Runner struct {
+	System  System
+	Workers int              // that hash at the same time; 0: one per processor
+	Now     func() time.Time // durations and the limit of time; nil: durations are 0 and only the context ends a run
+	Limits  plan.Limits      // most this machine grants; zero fields are the defaults
+}
+
+// Capture runs tests on one worker per processor and returns their outcomes as Run does: what `ref capture` makes
+// reference values of.
+func Capture(ctx context.Context, s System, tests []plan.Test, limits plan.Limits) ([]plan.Outcome, error) {
+	return Runner{System: s}.Run(ctx, tests, limits)
+}
+
+// Run measures what the tests name and returns the outcomes in the order of tests, within one test in ascending order of
+// the names' bytes. Everything that should have been measured is there: what could not be has an error code (R034). An
+// outcome without a name is about its test as a whole. It returns an error only if the context was cancelled: a run that
+// was broken off is no run.
+func (r Runner) Run(ctx context.Context, tests []plan.Test, limits plan.Limits) ([]plan.Outcome, error) {
+	limits = tighter(limits, r.Limits)
+	run := &run{system: r.System, now: r.Now, limits: limits}
+	run.left.Store(limits.Bytes)
+	timed, stop := context.WithCancel(ctx)
+	defer stop()
+	if r.Now != nil {
+		run.deadline = r.Now().Add(limits.Time)
+	} else {
+		var cancel context.CancelFunc
+		timed, cancel = context.WithTimeout(timed, limits.Time)
+		defer cancel()
+	}
+	run.ctx = &clocked{Context: timed, run: run}
+
+	var jobs []job
+	sections := make([]section, len(tests))
+	files := limits.Files
+	for i, t := range tests {
+		sections[i] = run.find(t, files)
+		files -= int64(len(sections[i].outcomes))
+		for j := range sections[i].outcomes {
+			if sections[i].outcomes[j].Err == "" {
+				jobs = append(jobs, job{&sections[i].outcomes[j], sections[i].alg})
+			}
+		}
+	}
+	workers := r.Workers
+	if workers <= 0 {
+		workers = runtime.GOMAXPROCS(0)
+	}
+	run.work(jobs, min(workers, max(len(jobs), 1)))
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	var out []plan.Outcome
+	for _, s := range sections {
+		out = append(out, s.outcomes...)
+	}
+	return out, nil
+}
+
+// tighter returns the stricter of both limits in every field; zero takes the other's, then the default.
+func tighter(a, b plan.Limits) plan.Limits {
+	least := func(x, y, most int64) int64 {
+		for _, v := range []int64{x, y} {
+			if v > 0 && v < most {
+				most = v
+			}
+		}
+		return most
+	}
+	return plan.Limits{
+		Files: least(a.Files, b.Files, DefaultFiles),
+		Bytes: least(a.Bytes, b.Bytes, DefaultBytes),
+		Time:  time.Duration(least(int64(a.Time), int64(b.Time), int64(DefaultTime))),
+	}
+}
+
+type run struct {
+	system   System
+	now      func() time.Time
+	limits   plan.Limits
+	deadline time.Time
+	ctx      context.Context
+	left     atomic.Int64 // bytes that may still be read
+}
+
+// clocked is a context that also ends at the run's deadline by the injected clock.
+type clocked struct {
+	context.Context
+	run *run
+}
+
+func (c *clocked) Err() error {
+	if err := c.Context.Err(); err != nil {
+		return err
+	}
+	if c.run.now != nil && !c.run.now().Before(c.run.deadline) {
+		return context.DeadlineExceeded
+	}
+	return nil
+}
+
+func (r *run) clock() time.Time {
+	if r.now == nil {
+		return time.Time{}
+	}
+	return r.now()
+}
+
+type section struct {
+	alg      string
+	outcomes []plan.Outcome
+}
+
+type job struct {
+	outcome *plan.Outcome
+	alg     string
+}
+
+// find makes the section of one test: its files without digests yet, and what failed, sorted. A test that is over a limit
+// yields only that: half of a directory would look like a directory with missing files.
+func (r *run) find(t plan.Test, files int64) section {
+	whole := func(code rats.Code) section {
+		return section{outcomes: []plan.Outcome{{Test: t.ID, Err: code}}}
+	}
+	scope, err := t.Scope()
+	if err != nil || plan.AlgSize(t.Alg) == 0 {
+		return whole(CodeKind.Code)
+	}
+	f := find(r.ctx, r.system, scope, files)
+	if f.code == "" && int64(len(f.files)+len(f.failed)) > files {
+		f.code = CodeFiles.Code
+	}
+	if f.code != "" {
+		return whole(f.code)
+	}
+	s := section{alg: t.Alg, outcomes: f.failed}
+	for _, p := range f.files {
+		s.outcomes = append(s.outcomes, plan.Outcome{Name: p})
+	}
+	for i := range s.outcomes {
+		s.outcomes[i].Test = t.ID
+	}
+	// A directory that changes while it is listed may show a name twice. A failure wins over a success.
+	slices.SortFunc(s.outcomes, func(a, b plan.Outcome) int {
+		if c := bytes.Compare(a.Name, b.Name); c != 0 {
+			return c
+		}
+		return -bytes.Compare([]byte(a.Err), []byte(b.Err))
+	})
+	s.outcomes = slices.CompactFunc(s.outcomes, func(a, b plan.Outcome) bool { return bytes.Equal(a.Name, b.Name) })
+	return s
+}
+
+// work hashes all jobs. Each writes its own outcome, so that the order doesn't depend on who is first.
+func (r *run) work(jobs []job, workers int) {
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range workers {
+		wg.Go(func() {
+			buf := chunks.Get().(*[]byte)
+			defer chunks.Put(buf)
+			for {
+				i := int(next.Add(1)) - 1
+				if i >= len(jobs) {
+					return
+				}
+				r.measure(jobs[i], *buf)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func newHash(alg string) hash.Hash {
+	switch alg {
+	case "sha384":
+		return sha512.New384()
+	case "sha512":
+		return sha512.New()
+	default:
+		return sha256.New()
+	}
+}
+
+func (r *run) measure(j job, buf []byte) {
+	o := j.outcome
+	if r.ctx.Err() != nil {
+		o.Err = CodeTime.Code
+		return
+	}
+	start := r.clock()
+	sum, size, code := r.hash(o.Name, newHash(j.alg), buf)
+	o.Nanos = max(int64(r.clock().Sub(start)), 0)
+	if code != "" {
+		o.Err = code
+		return
+	}
+	o.Digest, o.Size = sum, size
+}
+
+// hash reads a file to the size it had when it was opened, and refuses it if it was another file, or another version of
+// it, afterwards.
+func (r *run) hash(path []byte, h hash.Hash, buf []byte) ([]byte, int64, rats.Code) {
+	before, code := r.system.Stat(path, false)
+	if code != "" {
+		return nil, 0, code
+	}
+	switch before.Mode & ModeType {
+	case ModeRegular:
+	case ModeSymlink:
+		return nil, 0, CodeSymlink.Code
+	default:
+		return nil, 0, CodeIrregular.Code
+	}
+	size := before.Size
+	if size < 0 {
+		return nil, 0, CodeSystem.Code
+	}
+	if r.left.Add(-size) < 0 {
+		return nil, 0, CodeBytes.Code
+	}
+	fd, code := r.system.Open(path, OpenFile)
+	if code != "" {
+		return nil, 0, code
+	}
+	defer r.system.Close(fd)
+	want := size
+	if size == 0 {
+		want = unsized
+	}
+	n, code := r.read(fd, want, h, buf)
+	if code != "" {
+		return nil, 0, code
+	}
+	after, code := r.system.Stat(path, false)
+	if code != "" {
+		return nil, 0, code
+	}
+	if size > 0 && n != size || size == 0 && n == unsized || before != after {
+		return nil, 0, CodeChanged.Code
+	}
+	if size == 0 && r.left.Add(-n) < 0 {
+		return nil, 0, CodeBytes.Code
+	}
+	return h.Sum(nil), n, ""
+}
+
+// read hashes up to want bytes and returns how many there were.
+func (r *run) read(fd int32, want int64, h hash.Hash, buf []byte) (int64, rats.Code) {
+	var n int64
+	for n < want {
+		if r.ctx.Err() != nil {
+			return 0, CodeTime.Code
+		}
+		p := buf[:min(int64(len(buf)), want-n)]
+		m, code := r.system.ReadAt(fd, p, n)
+		if code != "" {
+			return 0, code
+		}
+		if m < 0 || m > len(p) {
+			return 0, CodeSystem.Code
+		}
+		if m == 0 {
+			break
+		}
+		h.Write(p[:m])
+		n += int64(m)
+	}
+	return n, ""
+}
