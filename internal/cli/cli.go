@@ -125,3 +125,7 @@ func exactly(names ...string) cobra.PositionalArgs {
 		return nil
 	}
 }
+
+func contextWithTimeout(cmd *cobra.Command, d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(cmd.Context(), d)
+}
