@@ -1,6 +1,7 @@
 package tpm
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -140,7 +141,7 @@ func (l *link) once(cmd []byte) ([]byte, error) {
 		l.conn = conn
 		l.fresh()
 		if l.conn == nil { // lost again while taking over
-			return nil, errLost
+			return nil, cmp.Or(l.ctx.Err(), errLost)
 		}
 	}
 	// The connection's deadline is set, to a moment long past, only when ctx ends: that needs no clock.
