@@ -32,7 +32,7 @@ var (
 	CodeEnrolmentUnvouched = rats.CodeInfo{
 		Code:  "join.enrolment.unvouched",
 		Title: "nobody vouches for this TPM yet",
-		Hint:  "compare its EK on the machine (assay agent ek), then approve the node; or create tokens with --ek",
+		Hint:  "compare its EK with what assay doctor prints on the machine, then approve it (assay node approve NAME); or create tokens with --ek",
 		Slot:  rats.InstanceIdentity,
 	}
 )

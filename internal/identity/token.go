@@ -56,7 +56,7 @@ var (
 	CodeTokenEKForm = rats.CodeInfo{
 		Code:  "join.token.ek-form",
 		Title: "the EK is not given as a SHA-256 digest",
-		Hint:  "take it from assay agent ek: sha256:<64 hex digits>",
+		Hint:  "take it from assay doctor on that machine: sha256:<64 hex digits>",
 		Slot:  rats.InstanceIdentity,
 	}
 )
@@ -97,7 +97,7 @@ var (
 	CodeTokenEK = rats.CodeInfo{
 		Code:  "join.token.ek",
 		Title: "the join token is for another TPM",
-		Hint:  "compare the EK with assay agent ek on that machine",
+		Hint:  "compare the EK with what assay doctor prints on that machine",
 		Slot:  rats.InstanceIdentity,
 	}
 )

@@ -1,0 +1,254 @@
+package appraiser
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/assay-attest/assay/api"
+	"github.com/assay-attest/assay/internal/refs"
+	"github.com/assay-attest/assay/internal/store"
+	"github.com/assay-attest/assay/plan"
+	"github.com/assay-attest/assay/rats"
+)
+
+// Why a challenge's token is refused.
+var (
+	CodeTokenForged = rats.CodeInfo{
+		Code: "challenge.token.forged", Title: "the challenge token was not issued by this server", Slot: rats.InstanceIdentity,
+		Hint: "answer the challenge received on the node's own stream; after a restored backup, wait for the next one",
+	}
+	CodeTokenExpired = rats.CodeInfo{
+		Code: "challenge.token.expired", Title: "the challenge is too old", Slot: rats.InstanceIdentity,
+		Hint: "evidence must arrive within the challenge's lifetime; the next challenge follows on the stream",
+	}
+	CodeTokenOther = rats.CodeInfo{
+		Code: "challenge.token.other-node", Title: "the challenge was issued to another node", Slot: rats.InstanceIdentity,
+		Hint: "a node may answer its own challenges only",
+	}
+	CodeTokenSpent = rats.CodeInfo{
+		Code: "challenge.token.spent", Title: "the challenge was answered before", Slot: rats.InstanceIdentity,
+		Hint: "every challenge is good for one answer; the next one follows on the stream",
+	}
+	CodePolicyChanged = rats.CodeInfo{
+		Code: "challenge.policy.changed", Title: "policy or reference values changed after the challenge was issued",
+		Slot: rats.Configuration, Hint: "nothing to do: a new challenge follows at once",
+	}
+	CodeStepOrder = rats.CodeInfo{
+		Code: "challenge.step.order", Title: "the answer doesn't fit the step its token is for", Slot: rats.InstanceIdentity,
+		Hint: "send platform evidence first; the plan's outcome answers the continuation only",
+	}
+)
+
+// challenge is what a token holds: the whole state of an exchange (S06). It is authenticated and encrypted by the
+// server's token key; nothing is stored when it is issued.
+type challenge struct {
+	ID        [16]byte      `json:"id"`
+	Step      uint8         `json:"step"` // stepPlatform or stepOutcome
+	Namespace string        `json:"ns"`
+	Node      string        `json:"node"`
+	Purpose   string        `json:"purpose"`
+	Nonce     []byte        `json:"nonce"`
+	Policy    rats.Ref      `json:"policy"`
+	Epoch     int64         `json:"epoch"`
+	Formats   []rats.Format `json:"formats"`
+	Steady    bool          `json:"steady,omitempty"` // orders were handed out with the challenge
+	Issued    time.Time     `json:"issued"`
+	Expires   time.Time     `json:"expires"`
+	// Of a continuation only:
+	Pending  rats.Digest   `json:"pending,omitzero"`  // blob: the platform collection that this step continues
+	Manifest rats.Digest   `json:"manifest,omitzero"` // of the first step
+	Age      time.Duration `json:"age,omitempty"`     // of the platform evidence at its receipt
+}
+
+const (
+	stepPlatform uint8 = 1
+	stepOutcome  uint8 = 2
+)
+
+var tokenAAD = []byte("assay/challenge/1")
+
+func (a *Appraiser) seal(c challenge) ([]byte, error) {
+	b, err := json.Marshal(c)
+	if err != nil {
+		return nil, fmt.Errorf("encoding a challenge: %w", err)
+	}
+	return a.cfg.Tokens.Seal(tokenAAD, b), nil
+}
+
+// open authenticates a token and checks that it is this node's and still young.
+func (a *Appraiser) open(token []byte, namespace, node string) (challenge, error) {
+	b, err := a.cfg.Tokens.Open(tokenAAD, token)
+	if err != nil {
+		return challenge{}, CodeTokenForged.Bad("token", "a token of this server", "one that doesn't authenticate")
+	}
+	var c challenge
+	if err := json.Unmarshal(b, &c); err != nil {
+		return challenge{}, fmt.Errorf("decoding an authentic challenge: %w", err)
+	}
+	if c.Namespace != namespace || c.Node != node {
+		return challenge{}, CodeTokenOther.Bad("token", node, c.Node)
+	}
+	if now := a.cfg.Now(); !now.Before(c.Expires) {
+		return challenge{}, CodeTokenExpired.Bad("token", "an answer before "+c.Expires.UTC().Format(time.RFC3339),
+			now.UTC().Format(time.RFC3339))
+	}
+	return c, nil
+}
+
+// issue makes a challenge for a node by the policy in force. keys are the enclave keys to which the plan is sealed in
+// the same message; nil for a cold start.
+func (a *Appraiser) issue(ctx context.Context, n store.Node, namespace, why string, keys []rats.BoundKey) (api.Challenge, error) {
+	view, err := a.cfg.Refs.Fresh(ctx, a.cfg.Store.In(namespace), namespace)
+	if err != nil {
+		return api.Challenge{}, err
+	}
+	active, reasons := view.Active(NodeFacts(n))
+	if len(reasons) > 0 {
+		return api.Challenge{}, &rats.BadEvidence{Reason: reasons[0]}
+	}
+	id, err := a.random(16)
+	if err != nil {
+		return api.Challenge{}, err
+	}
+	nonce, err := a.random(32)
+	if err != nil {
+		return api.Challenge{}, err
+	}
+	now := a.cfg.Now()
+	c := challenge{
+		ID: [16]byte(id), Step: stepPlatform, Namespace: namespace, Node: n.ID, Purpose: rats.PurposeAttest,
+		Nonce: nonce, Policy: active.Ref, Epoch: view.Epoch, Issued: now, Expires: now.Add(a.cfg.TTL),
+	}
+	asks := active.Asks()
+	for _, k := range asks {
+		c.Formats = append(c.Formats, k.Format)
+	}
+	c.Formats = append(c.Formats, active.Planned()...)
+	if len(keys) > 0 && len(active.Planned()) > 0 {
+		orders, err := a.orders(c, view, active, keys)
+		if err != nil {
+			return api.Challenge{}, err
+		}
+		asks, c.Steady = append(asks, orders...), true
+	}
+	return a.message(c, asks, why, a.cfg.TTL)
+}
+
+func (a *Appraiser) message(c challenge, asks []rats.Ask, why string, ttl time.Duration) (api.Challenge, error) {
+	token, err := a.seal(c)
+	if err != nil {
+		return api.Challenge{}, err
+	}
+	return api.Challenge{
+		Token: token, Nonce: c.Nonce, Purpose: c.Purpose, Verifier: a.cfg.Verifier,
+		Expires: c.Expires, TTL: ttl.String(), Formats: c.Formats, Asks: asks, Why: why,
+	}, nil
+}
+
+// planOf rebuilds the plan of a challenge: a function of policy, reference values and nonce, so that no server has to
+// remember it.
+func planOf(c challenge, view *refs.View, active refs.Active) (plan.Plan, error) {
+	seed := rats.SHA256([]byte("assay/plan-seed/1"), c.Nonce)
+	return active.Plan(view.Index, [32]byte(seed.Sum))
+}
+
+// orders seals the plan to the enclave with the given keys, once per planned format (S05).
+func (a *Appraiser) orders(c challenge, view *refs.View, active refs.Active, keys []rats.BoundKey) ([]rats.Ask, error) {
+	p, err := planOf(c, view, active)
+	if err != nil {
+		return nil, err
+	}
+	to, ok := rats.Facts{Keys: keys}.Key(rats.KeyHPKE)
+	if !ok {
+		return nil, CodeManifestKey.Bad("manifest.keys.hpke", "the enclave's HPKE key", "none")
+	}
+	order := plan.Order{
+		Namespace: c.Namespace, Node: c.Node, Nonce: c.Nonce, To: plan.KeysDigest(keys),
+		Results: a.cfg.Results.Public(), Expires: c.Expires, Plan: p,
+	}
+	var asks []rats.Ask
+	for _, f := range active.Planned() {
+		box, err := order.Seal(a.cfg.Rand, a.cfg.PlanSigner, to.Public)
+		if err != nil {
+			return nil, fmt.Errorf("sealing the plan: %w", err)
+		}
+		asks = append(asks, rats.Ask{Format: f, Params: box})
+	}
+	return asks, nil
+}
+
+// The manifest's fields, each with its own code (S03).
+var (
+	CodeManifestMalformed = rats.CodeInfo{
+		Code: "manifest.encoding.malformed", Title: "the manifest is not in its canonical form", Slot: rats.InstanceIdentity,
+		Hint: "agent and server must speak the same protocol version; update the older one",
+	}
+	CodeManifestField = rats.CodeInfo{
+		Code: "manifest.field.mismatch", Title: "the manifest is about another exchange", Slot: rats.InstanceIdentity,
+		Hint: "the manifest must repeat what the challenge said; nothing else is accepted",
+	}
+	CodeManifestNonce = rats.CodeInfo{
+		Code: "manifest.nonce.mismatch", Title: "the manifest answers another challenge", Slot: rats.InstanceIdentity,
+		Hint: "evidence can't be reused: a new quote is needed for every challenge",
+	}
+	CodeManifestPeer = rats.CodeInfo{
+		Code: "manifest.tls.mismatch", Title: "the manifest names another TLS key than this connection's",
+		Slot: rats.InstanceIdentity,
+		Hint: "evidence of one machine can't be sent over another's connection",
+	}
+	CodeManifestFormats = rats.CodeInfo{
+		Code: "manifest.formats.mismatch", Title: "the manifest lists other formats than were asked for",
+		Slot: rats.InstanceIdentity, Hint: "the challenge names the formats and their order",
+	}
+	CodeManifestSigner = rats.CodeInfo{
+		Code: "manifest.plan-signer.mismatch", Title: "the enclave obeys plans of another signer", Slot: rats.Executables,
+		Hint: "the agent joined another server, or this server's plan key changed: join again",
+	}
+	CodeManifestKey = rats.CodeInfo{
+		Code: "manifest.key.missing", Title: "the manifest lacks a key that is needed", Slot: rats.InstanceIdentity,
+		Hint: "the enclave must bind its hpke and sign keys; update the agent",
+	}
+)
+
+// checkManifest compares the manifest with what was asked and with the connection it came over (S03). peer is the
+// SubjectPublicKeyInfo of the connection's client certificate.
+func (a *Appraiser) checkManifest(c challenge, raw, peer []byte, planned bool) (rats.Manifest, error) {
+	m, err := rats.DecodeManifest(raw)
+	if err != nil {
+		return rats.Manifest{}, CodeManifestMalformed.Bad("manifest", "canonical bytes", err.Error())
+	}
+	for _, f := range []struct{ name, want, got string }{
+		{"purpose", c.Purpose, m.Purpose},
+		{"namespace", c.Namespace, m.Namespace},
+		{"node", c.Node, m.Node},
+		{"verifier", a.cfg.Verifier.String(), m.Verifier.String()},
+	} {
+		if f.want != f.got {
+			return rats.Manifest{}, CodeManifestField.Bad("manifest."+f.name, f.want, f.got)
+		}
+	}
+	if !bytes.Equal(m.Nonce, c.Nonce) {
+		return rats.Manifest{}, CodeManifestNonce.Bad("manifest.nonce", fmt.Sprintf("%x", c.Nonce), fmt.Sprintf("%x", m.Nonce))
+	}
+	if fmt.Sprint(m.Formats) != fmt.Sprint(c.Formats) {
+		return rats.Manifest{}, CodeManifestFormats.Bad("manifest.formats", fmt.Sprint(c.Formats), fmt.Sprint(m.Formats))
+	}
+	if k, ok := m.Key(rats.KeyTLS); !ok || !bytes.Equal(k.Public, peer) {
+		return rats.Manifest{}, CodeManifestPeer.Bad("manifest.keys.tls", rats.SHA256(peer).String(), rats.SHA256(k.Public).String())
+	}
+	if !planned {
+		return m, nil
+	}
+	if k, ok := m.Key(rats.KeyPlanSigner); !ok || !bytes.Equal(k.Public, a.cfg.PlanSPKI) {
+		return rats.Manifest{}, CodeManifestSigner.Bad("manifest.keys.plan-signer", rats.SHA256(a.cfg.PlanSPKI).String(), rats.SHA256(k.Public).String())
+	}
+	for _, use := range []string{rats.KeyHPKE, rats.KeySign} {
+		if _, ok := m.Key(use); !ok {
+			return rats.Manifest{}, CodeManifestKey.Bad("manifest.keys."+use, "a key", "none")
+		}
+	}
+	return m, nil
+}

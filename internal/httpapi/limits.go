@@ -1,0 +1,88 @@
+package httpapi
+
+import (
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// bound is how many requests a second a caller may make, and how many at once.
+type bound struct {
+	rate  rate.Limit
+	burst int
+}
+
+// bounds per kind of caller (R046). An anonymous caller is its address, any other its credential.
+var bounds = map[Kind]bound{
+	Anonymous: {10, 40},
+	NodeAgent: {20, 60},
+	Reader:    {200, 400},
+	Admin:     {200, 400},
+}
+
+// maxCallers bounds the memory of the limiter; the callers longest silent are forgotten.
+const maxCallers = 20_000
+
+type limits struct {
+	now func() time.Time
+
+	mu      sync.Mutex
+	callers map[string]*caller
+}
+
+type caller struct {
+	limit *rate.Limiter
+	seen  time.Time
+}
+
+func newLimits(now func() time.Time) *limits { return &limits{now: now, callers: map[string]*caller{}} }
+
+// allow takes one request of the caller's budget.
+func (l *limits) allow(p Principal, r *http.Request, _ Route) bool {
+	key := string(p.Kind) + ":" + p.Name
+	switch p.Kind {
+	case Anonymous, "":
+		host, _, err := net.SplitHostPort(r.RemoteAddr)
+		if err != nil {
+			host = r.RemoteAddr
+		}
+		key = "addr:" + host
+	case NodeAgent:
+		key += "@" + p.Peer.Namespace
+	}
+	b, ok := bounds[p.Kind]
+	if !ok {
+		b = bounds[Anonymous]
+	}
+	now := l.now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := l.callers[key]
+	if c == nil {
+		if len(l.callers) >= maxCallers {
+			l.forget(now)
+		}
+		c = &caller{limit: rate.NewLimiter(b.rate, b.burst)}
+		l.callers[key] = c
+	}
+	c.seen = now
+	return c.limit.AllowN(now, 1)
+}
+
+// forget drops callers whose budget is full again, and if all are busy a tenth of them.
+func (l *limits) forget(now time.Time) {
+	for k, c := range l.callers {
+		if now.Sub(c.seen) > 10*time.Second {
+			delete(l.callers, k)
+		}
+	}
+	for k := range l.callers {
+		if len(l.callers) < maxCallers*9/10 {
+			return
+		}
+		delete(l.callers, k)
+	}
+}

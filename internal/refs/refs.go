@@ -1,0 +1,245 @@
+// Package refs keeps, per namespace, everything a judgement is made by: the compiled policies and the reference values in
+// memory, as of one epoch. A View is immutable; judging with an old one is harmless, because its epoch no longer commits
+// (S40).
+package refs
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/assay-attest/assay/internal/store"
+	"github.com/assay-attest/assay/policy"
+	"github.com/assay-attest/assay/rats"
+	"github.com/assay-attest/assay/refvalue"
+)
+
+// Why no policy is in force for a node.
+var (
+	CodeSelectorNone = rats.CodeInfo{
+		Code: "policy.selector.none", Title: "no policy selects this node", Slot: rats.Configuration,
+		Hint: "apply a policy whose selector is true for the node: assay policy apply FILE",
+	}
+	CodeSelectorAmbiguous = rats.CodeInfo{
+		Code: "policy.selector.ambiguous", Title: "several policies of the same priority select this node",
+		Slot: rats.Configuration,
+		Hint: "give one of them a higher priority, or narrow their selectors",
+	}
+	CodeSelectorBroken = rats.CodeInfo{
+		Code: "policy.selector.broken", Title: "a policy's selector can't be evaluated for this node",
+		Slot: rats.Configuration,
+		Hint: "guard labels that may be missing, e.g. \"env\" in node.labels && node.labels[\"env\"] == \"lab\"",
+	}
+	CodeDocumentBroken = rats.CodeInfo{
+		Code: "policy.document.broken", Title: "a stored policy is not valid for this version of the server",
+		Slot: rats.Configuration,
+		Hint: "run assay policy lint on the document and apply a corrected one; until then nothing is trusted in its namespace",
+	}
+	CodeSetBroken = rats.CodeInfo{
+		Code: "refvalue.set.broken", Title: "a stored reference set can't be read", Slot: rats.Executables,
+		Hint: "capture or upload the set again",
+	}
+)
+
+// Codes lists every code of this package.
+var Codes = []rats.CodeInfo{CodeSelectorNone, CodeSelectorAmbiguous, CodeSelectorBroken, CodeDocumentBroken, CodeSetBroken}
+
+// Active is a policy in force.
+type Active struct {
+	*policy.Policy
+	Ref rats.Ref
+}
+
+// View is what a namespace judges by at one epoch.
+type View struct {
+	Epoch    int64
+	Policies []Active
+	Index    *refvalue.Index
+	Broken   []rats.Reason // documents that could not be used: nothing is judged affirming while there are any
+}
+
+// Active returns the one policy in force for a node: the highest priority whose selector is true. Otherwise it says why
+// there is none.
+func (v *View) Active(n policy.NodeFacts) (Active, []rats.Reason) {
+	if len(v.Broken) > 0 {
+		return Active{}, v.Broken
+	}
+	var best []Active
+	for _, p := range v.Policies {
+		ok, why := p.Selects(n)
+		if len(why) > 0 {
+			return Active{}, []rats.Reason{CodeSelectorBroken.Refuse(p.Name(), "true or false", why[0].String())}
+		}
+		switch {
+		case !ok:
+		case len(best) == 0 || p.Priority() > best[0].Priority():
+			best = []Active{p}
+		case p.Priority() == best[0].Priority():
+			best = append(best, p)
+		}
+	}
+	switch len(best) {
+	case 0:
+		return Active{}, []rats.Reason{CodeSelectorNone.At(rats.None, n.Name, "one policy", fmt.Sprintf("none of %d", len(v.Policies)))}
+	case 1:
+		return best[0], nil
+	default:
+		return Active{}, []rats.Reason{CodeSelectorAmbiguous.Refuse(n.Name, "one policy of the highest priority",
+			fmt.Sprintf("%s and %s, both of priority %d", best[0].Name(), best[1].Name(), best[0].Priority()))}
+	}
+}
+
+// Cache holds the newest View of each namespace. It is safe for concurrent use.
+type Cache struct {
+	descriptors []*rats.Descriptor
+
+	mu       sync.Mutex
+	views    map[string]*View
+	loading  map[string]*sync.Mutex
+	policies map[string]*policy.Policy // by digest
+	sets     map[string]*refvalue.Set  // by digest
+}
+
+// NewCache returns an empty cache for policies over the given formats.
+func NewCache(descriptors []*rats.Descriptor) *Cache {
+	return &Cache{
+		descriptors: descriptors,
+		views:       map[string]*View{},
+		loading:     map[string]*sync.Mutex{},
+		policies:    map[string]*policy.Policy{},
+		sets:        map[string]*refvalue.Set{},
+	}
+}
+
+// View returns the namespace's view, loading it at first use. It may be older than the store; Fresh is not.
+func (c *Cache) View(ctx context.Context, space store.Space, namespace string) (*View, error) {
+	c.mu.Lock()
+	v := c.views[namespace]
+	c.mu.Unlock()
+	if v != nil {
+		return v, nil
+	}
+	return c.Fresh(ctx, space, namespace)
+}
+
+// Fresh returns the namespace's view at the store's present epoch.
+func (c *Cache) Fresh(ctx context.Context, space store.Space, namespace string) (*View, error) {
+	c.mu.Lock()
+	l := c.loading[namespace]
+	if l == nil {
+		l = &sync.Mutex{}
+		c.loading[namespace] = l
+	}
+	c.mu.Unlock()
+	l.Lock()
+	defer l.Unlock()
+
+	var v *View
+	err := space.View(ctx, func(tx store.Tx) error {
+		epoch, err := tx.Epochs().Get()
+		if err != nil {
+			return err
+		}
+		c.mu.Lock()
+		have := c.views[namespace]
+		c.mu.Unlock()
+		if have != nil && have.Epoch == epoch {
+			v = have
+			return nil
+		}
+		v, err = c.load(tx, epoch)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("loading policies and reference values of %s: %w", namespace, err)
+	}
+	c.mu.Lock()
+	c.views[namespace] = v
+	c.mu.Unlock()
+	return v, nil
+}
+
+func (c *Cache) load(tx store.Tx, epoch int64) (*View, error) {
+	v := &View{Epoch: epoch}
+	docs, err := tx.Documents().List(store.DocPolicy)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range docs {
+		p, why, err := c.policy(tx, d)
+		if err != nil {
+			return nil, err
+		}
+		if p == nil {
+			v.Broken = append(v.Broken, CodeDocumentBroken.Refuse(d.Name, "a valid policy", why))
+			continue
+		}
+		v.Policies = append(v.Policies, Active{Policy: p, Ref: d.Ref()})
+	}
+	docs, err = tx.Documents().List(store.DocSet)
+	if err != nil {
+		return nil, err
+	}
+	sets := map[string]refvalue.Versioned{}
+	for _, d := range docs {
+		s, err := c.set(tx, d)
+		if err != nil {
+			return nil, err
+		}
+		if s == nil {
+			v.Broken = append(v.Broken, CodeSetBroken.Refuse(d.Name, "a valid reference set", "one that can't be parsed"))
+			continue
+		}
+		sets[d.Name] = refvalue.Versioned{Set: s, Ref: d.Ref()}
+	}
+	v.Index = refvalue.NewIndex(sets)
+	return v, nil
+}
+
+func (c *Cache) policy(tx store.Tx, d store.Document) (*policy.Policy, string, error) {
+	key := d.Digest.String()
+	c.mu.Lock()
+	p := c.policies[key]
+	c.mu.Unlock()
+	if p != nil {
+		return p, "", nil
+	}
+	full, err := tx.Documents().Get(d.Kind, d.Name, d.Version)
+	if err != nil {
+		return nil, "", err
+	}
+	p, reasons := policy.Compile(full.Body, c.descriptors)
+	if p == nil {
+		why := "no policy"
+		if len(reasons) > 0 {
+			why = reasons[0].String()
+		}
+		return nil, why, nil
+	}
+	c.mu.Lock()
+	c.policies[key] = p
+	c.mu.Unlock()
+	return p, "", nil
+}
+
+func (c *Cache) set(tx store.Tx, d store.Document) (*refvalue.Set, error) {
+	key := d.Digest.String()
+	c.mu.Lock()
+	s := c.sets[key]
+	c.mu.Unlock()
+	if s != nil {
+		return s, nil
+	}
+	full, err := tx.Documents().Get(d.Kind, d.Name, d.Version)
+	if err != nil {
+		return nil, err
+	}
+	s, err = refvalue.Parse(full.Body)
+	if err != nil {
+		return nil, nil //nolint:nilerr // a broken set is a reason of the view, not a failure of loading
+	}
+	c.mu.Lock()
+	c.sets[key] = s
+	c.mu.Unlock()
+	return s, nil
+}

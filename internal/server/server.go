@@ -1,0 +1,226 @@
+// Package server puts the parts of a Verifier together: keys, database, appraiser, API. It is the composition root of
+// assay server; it decides nothing itself.
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/assay-attest/assay/appraise"
+	"github.com/assay-attest/assay/evidence/all"
+	"github.com/assay-attest/assay/internal/appraiser"
+	"github.com/assay-attest/assay/internal/broker"
+	"github.com/assay-attest/assay/internal/httpapi"
+	"github.com/assay-attest/assay/internal/identity"
+	"github.com/assay-attest/assay/internal/keyring"
+	"github.com/assay-attest/assay/internal/refs"
+	"github.com/assay-attest/assay/internal/store"
+	"github.com/assay-attest/assay/internal/store/sqlite"
+	"github.com/assay-attest/assay/rats"
+)
+
+// DefaultListen is where a server listens unless told otherwise.
+const DefaultListen = "127.0.0.1:8443"
+
+// DefaultNamespace exists from the first start on.
+const DefaultNamespace = "default"
+
+// Files in the data directory.
+const (
+	keysDir    = "keys"
+	caFile     = "ca.pem"
+	dbFile     = "assay.db"
+	accessFile = "access.json"
+	configFile = "server.json"
+)
+
+// Settings are kept in server.json.
+type Settings struct {
+	Listen string   `json:"listen"`
+	Names  []string `json:"names"` // host names and addresses in the server's certificate
+	URL    string   `json:"url"`   // under which others reach the server; issuer of its results
+}
+
+// RunOptions say how to run a server. Dir, Rand, Now and Log are required.
+type RunOptions struct {
+	Dir     string
+	Listen  string // overrides the settings
+	Version string
+	Rand    io.Reader
+	Now     func() time.Time
+	Log     *slog.Logger
+	Ready   func(addr string) // called once it listens
+	// ChallengeTTL bounds the life of a challenge; zero: 30 s, at most 60 s (S02).
+	ChallengeTTL time.Duration
+}
+
+// shutdownGrace is how long requests in flight may take when the server stops.
+const shutdownGrace = 10 * time.Second
+
+// Run serves until ctx ends, then stops in order: streams are ended, requests finish, the database is closed.
+func Run(ctx context.Context, o RunOptions) error {
+	settings, err := ReadSettings(o.Dir)
+	if err != nil {
+		return err
+	}
+	if o.Listen != "" {
+		settings.Listen = o.Listen
+	}
+	keys, err := keyring.Open(filepath.Join(o.Dir, keysDir))
+	if err != nil {
+		return fmt.Errorf("opening the server's keys: %w", err)
+	}
+	defer keys.Close()
+	db, err := sqlite.Open(ctx, filepath.Join(o.Dir, dbFile), sqlite.Options{Now: o.Now, Logger: o.Log})
+	if err != nil {
+		return fmt.Errorf("opening the database: %w", err)
+	}
+	defer db.Close()
+	if err := db.Migrate(ctx); err != nil {
+		return fmt.Errorf("bringing the database up to date: %w", err)
+	}
+	handler, tlsConfig, err := assemble(o, settings, keys, db)
+	if err != nil {
+		return err
+	}
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", settings.Listen)
+	if err != nil {
+		return fmt.Errorf("listening on %s: %w", settings.Listen, err)
+	}
+	return serve(ctx, o, handler, tlsConfig, l)
+}
+
+func serve(ctx context.Context, o RunOptions, handler *httpapi.API, tlsConfig *tls.Config, l net.Listener) error {
+	srv := &http.Server{
+		Handler: handler, TLSConfig: tlsConfig, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- srv.ServeTLS(l, "", "") }()
+	o.Log.Info("serving", "address", l.Addr().String(), "version", o.Version)
+	if o.Ready != nil {
+		o.Ready(l.Addr().String())
+	}
+	select {
+	case err := <-failed:
+		return fmt.Errorf("serving: %w", err)
+	case <-ctx.Done():
+	}
+	o.Log.Info("stopping")
+	handler.EndStreams()
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
+	defer cancel()
+	if err := srv.Shutdown(grace); err != nil {
+		return errors.Join(fmt.Errorf("waiting for requests to finish: %w", err), srv.Close())
+	}
+	return nil
+}
+
+// assemble builds the API over keys and database.
+func assemble(o RunOptions, settings Settings, keys *keyring.Keyring, db store.Store) (*httpapi.API, *tls.Config, error) {
+	caDER, err := readCA(o.Dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	ca, err := identity.LoadCA(caDER, keys.CA(), identity.CAConfig{VerifierID: keys.VerifierID(), Now: o.Now, Rand: o.Rand})
+	if err != nil {
+		return nil, nil, fmt.Errorf("loading the CA: %w", err)
+	}
+	pins, err := identity.NewPins([][]byte{caDER}, o.Now)
+	if err != nil {
+		return nil, nil, fmt.Errorf("pinning the CA: %w", err)
+	}
+	engine := appraise.New(all.Verifiers()...)
+	views := refs.NewCache(engine.Descriptors())
+	ap := appraiser.New(appraiser.Config{
+		Store: db, Engine: engine, Refs: views, Tokens: keys.Tokens(), Results: keys.Results(),
+		PlanSigner: keys.PlanSigner(), PlanSPKI: keys.PlanSignerSPKI(), Verifier: keys.VerifierID(),
+		Now: o.Now, Rand: o.Rand, Log: o.Log, TTL: o.ChallengeTTL,
+	})
+	joiner, err := identity.NewJoiner(identity.Config{
+		Keys: keys.Tokens(), CA: ca, Pins: pins, Now: o.Now, Rand: o.Rand, VerifierID: keys.VerifierID(), PlanSigner: keys.PlanSignerSPKI(),
+		Vouch: vouch(db, views, o.Now),
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	secrets, err := newBroker(keys, engine, views, o.Now)
+	if err != nil {
+		return nil, nil, err
+	}
+	certs, err := ca.ServerCertificates(settings.Names)
+	if err != nil {
+		return nil, nil, fmt.Errorf("issuing the server's certificate: %w", err)
+	}
+	tlsConfig, err := identity.ServerTLS(pins, certs)
+	if err != nil {
+		return nil, nil, err
+	}
+	handler := httpapi.New(httpapi.Config{
+		Store: db, Appraiser: ap, Refs: views, Joiner: joiner, Pins: pins, Broker: secrets, Keys: keys,
+		Access: httpapi.OpenAccess(filepath.Join(o.Dir, accessFile)), Issuer: settings.URL, Version: o.Version,
+		Now: o.Now, Rand: o.Rand, Log: o.Log,
+	}, prometheus.NewRegistry())
+	return handler, tlsConfig, nil
+}
+
+// vouch asks the policy that would judge the node whether its TPM is one the owner trusts (S07).
+func vouch(db store.Store, views *refs.Cache, now func() time.Time) func(context.Context, string, store.Node, rats.Endorsement) []rats.Reason {
+	return func(ctx context.Context, namespace string, n store.Node, e rats.Endorsement) []rats.Reason {
+		view, err := views.Fresh(ctx, db.In(namespace), namespace)
+		if err != nil {
+			return []rats.Reason{httpapi.CodeUnavailable.At(rats.None, "database", "an answer", "none")}
+		}
+		active, why := view.Active(appraiser.NodeFacts(n))
+		if len(why) > 0 {
+			return why
+		}
+		return active.Vouch(e, now())
+	}
+}
+
+func readCA(dir string) ([]byte, error) {
+	b, err := os.ReadFile(filepath.Join(dir, caFile))
+	if err != nil {
+		return nil, fmt.Errorf("reading the CA certificate: %w", err)
+	}
+	block, _ := pem.Decode(b)
+	if block == nil || block.Type != "CERTIFICATE" {
+		return nil, fmt.Errorf("reading the CA certificate: %s holds no PEM certificate", caFile)
+	}
+	return block.Bytes, nil
+}
+
+// ReadSettings reads a data directory's settings.
+func ReadSettings(dir string) (Settings, error) {
+	var s Settings
+	b, err := os.ReadFile(filepath.Join(dir, configFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return s, fmt.Errorf("%s holds no server: run assay server init --data %s first", dir, dir)
+	}
+	if err != nil {
+		return s, fmt.Errorf("reading the server's settings: %w", err)
+	}
+	if err := json.Unmarshal(b, &s); err != nil {
+		return s, fmt.Errorf("reading the server's settings in %s: %w", configFile, err)
+	}
+	return s, nil
+}
+
+// Access returns the access tokens kept in a data directory.
+func Access(dir string) *httpapi.Access { return httpapi.OpenAccess(filepath.Join(dir, accessFile)) }
+
+var _ = broker.Codes

@@ -1,0 +1,101 @@
+package sqlite
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/assay-attest/assay/internal/store"
+	"github.com/assay-attest/assay/rats"
+)
+
+type documents struct{ t *tx }
+
+// Put stores the next version. A Digest that is given must be that of Body; a zero At is now.
+func (s documents) Put(d store.Document) (store.Document, error) {
+	if d.Kind == "" || d.Name == "" {
+		return store.Document{}, errors.New("storing document: it has no kind or no name")
+	}
+	digest := rats.SHA256(d.Body)
+	if !d.Digest.IsZero() && !d.Digest.Equal(digest) {
+		return store.Document{}, fmt.Errorf("storing %s %q: its digest is %s, not %s", d.Kind, clip(d.Name), digest, d.Digest)
+	}
+	d.Digest, d.Deleted = digest, false
+	return s.append(d)
+}
+
+// Delete appends a tombstone; what isn't in force can't be deleted.
+func (s documents) Delete(kind, name, author string, at time.Time) error {
+	if _, err := s.Get(kind, name, 0); err != nil {
+		return err
+	}
+	_, err := s.append(store.Document{Kind: kind, Name: name, Author: author, At: at, Deleted: true})
+	return err
+}
+
+// append is the one way in, so that every change bumps the epoch (S40).
+func (s documents) append(d store.Document) (store.Document, error) {
+	last, err := s.t.int("SELECT max(version) FROM documents WHERE namespace = ? AND kind = ? AND name = ?", s.t.namespace, d.Kind, d.Name)
+	if err != nil {
+		return store.Document{}, err
+	}
+	d.Version, d.At = last+1, s.t.orNow(d.At)
+	_, err = s.t.exec(`INSERT INTO documents (namespace, kind, name, version, digest, body, signatures, author, at, deleted)
+		VALUES (?, ?, ?, ?, ?, coalesce(?, x''), ?, ?, ?, ?)`,
+		s.t.namespace, d.Kind, d.Name, d.Version, d.Digest.String(), nonEmpty(d.Body), nonEmpty(d.Signatures), d.Author, nanos(d.At), d.Deleted)
+	if err != nil {
+		return store.Document{}, err
+	}
+	_, err = s.t.Epochs().Bump()
+	return d, err
+}
+
+func (s documents) Get(kind, name string, version int64) (store.Document, error) {
+	var d store.Document
+	err := s.t.one(kind, name, `SELECT kind, name, version, digest, signatures, author, at, deleted, body FROM documents
+		WHERE namespace = ? AND kind = ? AND name = ? AND (version = ? OR ? = 0) ORDER BY version DESC LIMIT 1`,
+		[]any{s.t.namespace, kind, name, version, version}, func(r row) (err error) {
+			d, err = document(r)
+			d.Body = r.bytes(8)
+			return err
+		})
+	if err == nil && d.Deleted {
+		err = missing(kind, name)
+	}
+	if err != nil {
+		return store.Document{}, err
+	}
+	return d, nil
+}
+
+// List is ascending by name.
+func (s documents) List(kind string) ([]store.Document, error) {
+	return s.list(`SELECT kind, name, version, digest, signatures, author, at, deleted FROM documents AS d
+		WHERE namespace = ? AND kind = ? AND deleted = 0
+		AND version = (SELECT max(version) FROM documents WHERE namespace = d.namespace AND kind = d.kind AND name = d.name)
+		ORDER BY name`, s.t.namespace, kind)
+}
+
+// Versions includes tombstones.
+func (s documents) Versions(kind, name string) ([]store.Document, error) {
+	return s.list(`SELECT kind, name, version, digest, signatures, author, at, deleted FROM documents
+		WHERE namespace = ? AND kind = ? AND name = ? ORDER BY version DESC`, s.t.namespace, kind, name)
+}
+
+func (s documents) list(sql string, args ...any) ([]store.Document, error) {
+	var list []store.Document
+	err := s.t.query(sql, args, func(r row) error {
+		d, err := document(r)
+		list = append(list, d)
+		return err
+	})
+	return list, err
+}
+
+func document(r row) (store.Document, error) {
+	digest, err := digestOf(r.text(3))
+	return store.Document{
+		Kind: r.text(0), Name: r.text(1), Version: r.int(2), Digest: digest, Signatures: r.bytes(4),
+		Author: r.text(5), At: timeOf(r.int(6)), Deleted: r.int(7) != 0,
+	}, err
+}

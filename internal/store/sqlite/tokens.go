@@ -1,0 +1,75 @@
+package sqlite
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/assay-attest/assay/internal/store"
+)
+
+type tokens struct{ t *tx }
+
+// Put stores a new token; an id that exists is a conflict, so that no token is made unused again.
+func (s tokens) Put(k store.JoinToken) error {
+	if k.ID == "" {
+		return errors.New("storing join token: it has no id")
+	}
+	doc, err := json.Marshal(k)
+	if err != nil {
+		return err
+	}
+	n, err := s.t.exec("INSERT INTO tokens (namespace, id, used, doc) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+		s.t.namespace, k.ID, !k.UsedAt.IsZero(), doc)
+	if err == nil && n == 0 {
+		err = conflict("join token", k.ID)
+	}
+	return err
+}
+
+func (s tokens) Get(id string) (k store.JoinToken, err error) {
+	err = s.t.one("join token", id, "SELECT doc FROM tokens WHERE namespace = ? AND id = ?", []any{s.t.namespace, id},
+		func(r row) error { return decode("join token", r.bytes(0), &k) })
+	return k, err
+}
+
+// Use marks a token as used up. Its expiry is the caller's to judge.
+func (s tokens) Use(id, node string, at time.Time) error {
+	k, err := s.Get(id)
+	if err != nil {
+		return err
+	}
+	k.UsedAt, k.UsedBy = s.t.orNow(at), node
+	doc, err := json.Marshal(k)
+	if err != nil {
+		return err
+	}
+	n, err := s.t.exec("UPDATE tokens SET used = 1, doc = ? WHERE namespace = ? AND id = ? AND used = 0", doc, s.t.namespace, id)
+	if err == nil && n == 0 {
+		err = fmt.Errorf("join token %q: %w", clip(id), store.ErrSpent)
+	}
+	return err
+}
+
+// List is ascending by id.
+func (s tokens) List() ([]store.JoinToken, error) {
+	var list []store.JoinToken
+	err := s.t.query("SELECT doc FROM tokens WHERE namespace = ? ORDER BY id", []any{s.t.namespace}, func(r row) error {
+		var k store.JoinToken
+		if err := decode("join token", r.bytes(0), &k); err != nil {
+			return err
+		}
+		list = append(list, k)
+		return nil
+	})
+	return list, err
+}
+
+func (s tokens) Delete(id string) error {
+	n, err := s.t.exec("DELETE FROM tokens WHERE namespace = ? AND id = ?", s.t.namespace, id)
+	if err == nil && n == 0 {
+		err = missing("join token", id)
+	}
+	return err
+}
