@@ -155,16 +155,22 @@ func (a *Appraiser) Attest(ctx context.Context, namespace, nodeID, why string) (
 }
 
 // Kick asks a node's agent for an attestation without waiting; false if it is not connected.
-func (a *Appraiser) Kick(namespace, nodeID, why string) bool { return a.hub.kick(namespace, nodeID, why) }
+func (a *Appraiser) Kick(namespace, nodeID, why string) bool {
+	return a.hub.kick(namespace, nodeID, why)
+}
 
 // KickAll asks all agents of a namespace for an attestation, after its policy or reference values changed.
 func (a *Appraiser) KickAll(namespace, why string) { a.hub.kickAll(namespace, why) }
 
 // Drop ends a node's streams, when it was revoked or deleted.
-func (a *Appraiser) Drop(namespace, nodeID string, why rats.Reason) { a.hub.drop(namespace, nodeID, why) }
+func (a *Appraiser) Drop(namespace, nodeID string, why rats.Reason) {
+	a.hub.drop(namespace, nodeID, why)
+}
 
 // Connected says whether the node has a stream open on this server.
-func (a *Appraiser) Connected(namespace, nodeID string) bool { return a.hub.connected(namespace, nodeID) }
+func (a *Appraiser) Connected(namespace, nodeID string) bool {
+	return a.hub.connected(namespace, nodeID)
+}
 
 // Streams is the number of open streams.
 func (a *Appraiser) Streams() int { return a.hub.streams() }

@@ -243,7 +243,7 @@ func (a *Appraiser) verify(ctx context.Context, j *judgement) error {
 		if err != nil {
 			return err
 		}
-		if j.params[f], err = json.Marshal(plan.Params{Plan: p.Encode(), PlanSigner: a.cfg.PlanSPKI}); err != nil {
+		if j.params[f], err = json.Marshal(planned{Plan: p.Encode(), PlanSigner: a.cfg.PlanSPKI}); err != nil {
 			return err
 		}
 	}
@@ -265,6 +265,12 @@ func (a *Appraiser) verify(ctx context.Context, j *judgement) error {
 	}
 	j.set = set
 	return nil
+}
+
+// planned is what a planned format's verifier is told of the order, as JSON in Inputs.Params.
+type planned struct {
+	Plan       []byte `json:"plan"`        // canonical bytes
+	PlanSigner []byte `json:"plan_signer"` // SubjectPublicKeyInfo
 }
 
 // afterPlatform is the end of a cold first step: with nothing against the platform the plan leaves, sealed to the key

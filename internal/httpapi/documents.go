@@ -6,7 +6,6 @@ import (
 	"math"
 
 	"github.com/assay-attest/assay/api"
-	"github.com/assay-attest/assay/internal/identity"
 	"github.com/assay-attest/assay/internal/store"
 	"github.com/assay-attest/assay/policy"
 	"github.com/assay-attest/assay/rats"
@@ -55,9 +54,6 @@ func (a *API) putDocument(r *request, kind, own string, doc []byte) (store.Docum
 	name := r.PathValue("name")
 	if own != name {
 		return store.Document{}, CodeDocumentName.Bad("name", own, clip(name))
-	}
-	if err := identity.CheckName(name); err != nil {
-		return store.Document{}, err
 	}
 	var stored store.Document
 	err := r.space.Update(r.Context(), func(tx store.Tx) (err error) {
@@ -169,7 +165,7 @@ func (a *API) setPut(r *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	stored, err := a.putDocument(r, store.DocSet, s.Name, doc)
+	stored, err := a.putDocument(r, store.DocSet, s.Header().Name, doc)
 	if err != nil {
 		return nil, err
 	}
@@ -177,7 +173,7 @@ func (a *API) setPut(r *request) (any, error) {
 }
 
 func setView(s *refvalue.Set, d store.Document) api.RefSet {
-	return api.RefSet{Ref: d.Ref(), Entries: s.Len(), Source: s.Source, Expires: s.Expires, Author: d.Author, At: d.At.UTC()}
+	return api.RefSet{Ref: d.Ref(), Entries: s.Len(), Source: s.Header().Source, Expires: s.Header().Expires, Author: d.Author, At: d.At.UTC()}
 }
 
 func (a *API) setList(r *request) (any, error) {

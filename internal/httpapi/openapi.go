@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/assay-attest/assay/api"
@@ -16,7 +15,7 @@ import (
 
 // OpenAPI returns the OpenAPI 3.1 description of the routes, derived from their table and the structs of package api.
 // docs/reference/openapi.json is this text; a test says when it is stale.
-var OpenAPI = sync.OnceValues(func() ([]byte, error) {
+func OpenAPI() ([]byte, error) {
 	g := &describer{schemas: map[string]any{}}
 	paths := map[string]map[string]any{}
 	for _, r := range Routes() {
@@ -44,7 +43,7 @@ var OpenAPI = sync.OnceValues(func() ([]byte, error) {
 	}
 	b, err := json.MarshalIndent(doc, "", "  ")
 	return append(b, '\n'), err
-})
+}
 
 var pathParam = regexp.MustCompile(`\{([a-z]+)\}`)
 

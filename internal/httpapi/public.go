@@ -37,8 +37,7 @@ func (a *API) ca(*request) (any, error) {
 }
 
 func (a *API) openapi(*request) (any, error) {
-	b, err := OpenAPI()
-	return raw{media: "application/json", body: b}, err
+	return raw{media: "application/json", body: a.openAPI}, nil
 }
 
 func (a *API) jwks(*request) (any, error) {

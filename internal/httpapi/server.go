@@ -15,7 +15,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/assay-attest/assay/internal/appraiser"
-	"github.com/assay-attest/assay/internal/broker"
 	"github.com/assay-attest/assay/internal/identity"
 	"github.com/assay-attest/assay/internal/keyring"
 	"github.com/assay-attest/assay/internal/refs"
@@ -29,7 +28,7 @@ type Config struct {
 	Refs      *refs.Cache
 	Joiner    *identity.Joiner
 	Pins      *identity.Pins
-	Broker    *broker.Broker
+	Secrets   Secrets
 	Keys      *keyring.Keyring
 	Access    *Access
 	Issuer    string // URL under which relying parties know this server
@@ -45,6 +44,7 @@ type API struct {
 	mux     *http.ServeMux
 	limits  *limits
 	metrics *metrics
+	openAPI []byte
 	stop    chan struct{} // closed when streams must end
 }
 
@@ -54,6 +54,7 @@ func New(cfg Config, reg *prometheus.Registry) *API {
 		cfg: cfg, mux: http.NewServeMux(), limits: newLimits(cfg.Now),
 		metrics: newMetrics(reg, cfg.Appraiser), stop: make(chan struct{}),
 	}
+	a.openAPI, _ = OpenAPI() // its one error would be a type without JSON; a test runs it
 	for _, r := range Routes() {
 		a.mux.Handle(r.Method+" "+r.Pattern, a.handler(r))
 	}

@@ -22,7 +22,6 @@ import (
 	"github.com/assay-attest/assay/appraise"
 	"github.com/assay-attest/assay/evidence/all"
 	"github.com/assay-attest/assay/internal/appraiser"
-	"github.com/assay-attest/assay/internal/broker"
 	"github.com/assay-attest/assay/internal/httpapi"
 	"github.com/assay-attest/assay/internal/identity"
 	"github.com/assay-attest/assay/internal/keyring"
@@ -157,10 +156,7 @@ func assemble(o RunOptions, settings Settings, keys *keyring.Keyring, db store.S
 	if err != nil {
 		return nil, nil, err
 	}
-	secrets, err := newBroker(keys, engine, views, o.Now)
-	if err != nil {
-		return nil, nil, err
-	}
+	var secrets httpapi.Secrets
 	certs, err := ca.ServerCertificates(settings.Names)
 	if err != nil {
 		return nil, nil, fmt.Errorf("issuing the server's certificate: %w", err)
@@ -170,7 +166,7 @@ func assemble(o RunOptions, settings Settings, keys *keyring.Keyring, db store.S
 		return nil, nil, err
 	}
 	handler := httpapi.New(httpapi.Config{
-		Store: db, Appraiser: ap, Refs: views, Joiner: joiner, Pins: pins, Broker: secrets, Keys: keys,
+		Store: db, Appraiser: ap, Refs: views, Joiner: joiner, Pins: pins, Secrets: secrets, Keys: keys,
 		Access: httpapi.OpenAccess(filepath.Join(o.Dir, accessFile)), Issuer: settings.URL, Version: o.Version,
 		Now: o.Now, Rand: o.Rand, Log: o.Log,
 	}, prometheus.NewRegistry())
@@ -222,5 +218,3 @@ func ReadSettings(dir string) (Settings, error) {
 
 // Access returns the access tokens kept in a data directory.
 func Access(dir string) *httpapi.Access { return httpapi.OpenAccess(filepath.Join(dir, accessFile)) }
-
-var _ = broker.Codes

@@ -1,0 +1,27 @@
+// Package all is the list of evidence formats: one line each. To add a format, add its line here and, if this node side
+// can collect it, in internal/attesters.
+package all
+
+import (
+	"github.com/assay-attest/assay/evidence/plan"
+	"github.com/assay-attest/assay/evidence/tpm"
+	"github.com/assay-attest/assay/rats"
+)
+
+// Verifiers returns a verifier of every format.
+func Verifiers() []rats.Verifier {
+	return []rats.Verifier{
+		tpm.New(),
+		plan.New(),
+	}
+}
+
+// Descriptors returns the descriptor of every format.
+func Descriptors() []*rats.Descriptor {
+	vs := Verifiers()
+	out := make([]*rats.Descriptor, len(vs))
+	for i, v := range vs {
+		out[i] = v.Descriptor()
+	}
+	return out
+}
