@@ -27,7 +27,7 @@ func (a *app) agentJoinCmd() *cobra.Command {
 		Long: `Proves to the server that this machine's keys live in its TPM, and stores the identity it receives. The token pins the
 server's CA. It comes from a file or standard input, never from the arguments.`,
 		Example: "  assay agent join --server https://attest.example.org:8443 --join-token ./join-token\n" +
-			"  assay agent join --server https://attest.example.org:8443 --tpm unix:/run/swtpm.sock --join-token - < join-token",
+			"  assay agent join --server https://attest.example.org:8443 --tpm-device unix:/run/swtpm.sock --join-token - < join-token",
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if tokenFile == "" {
@@ -63,15 +63,15 @@ server's CA. It comes from a file or standard input, never from the arguments.`,
 				if j.Enrolment == "pending" {
 					row(w, "next", "the server's owner: assay node approve "+j.Name)
 				}
-				row(w, "next", "assay agent run --dir "+o.Dir)
+				row(w, "next", "assay agent run --data "+o.Dir)
 			})
 		},
 	}
 	f := cmd.Flags()
 	f.StringVar(&tokenFile, "join-token", "", "file with the join token; - is standard input")
 	f.StringVar(&o.Name, "name", "", "name to propose; default: the host's name")
-	f.StringVar(&o.TPM, "tpm", "", "the TPM: /dev/tpmrm0 or unix:SOCKET; default: found by itself")
-	f.StringVar(&o.Dir, "dir", agent.DefaultDir, "state directory")
+	f.StringVar(&o.TPM, "tpm-device", "", "the TPM: /dev/tpmrm0 or unix:SOCKET; default: found by itself")
+	f.StringVar(&o.Dir, "data", agent.DefaultDir, "state directory")
 	f.BoolVar(&o.Replace, "replace", false, "replace the identity this agent has")
 	return cmd
 }
@@ -83,7 +83,7 @@ func (a *app) agentRunCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "run",
 		Short:   "run the agent until it is told to stop",
-		Example: "  assay agent run\n  assay agent run --dir ./agent --agent-config ./agent.yaml",
+		Example: "  assay agent run\n  assay agent run --data ./agent --agent-config ./agent.yaml",
 		Args:    exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
@@ -95,7 +95,7 @@ func (a *app) agentRunCmd() *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.Dir, "dir", agent.DefaultDir, "state directory")
+	f.StringVar(&o.Dir, "data", agent.DefaultDir, "state directory")
 	f.StringVar(&file, "agent-config", "", "configuration: what plans may read and run here; default "+agent.DefaultConfig)
 	f.BoolVarP(&verbose, "verbose", "v", false, "log more")
 	return cmd
@@ -116,7 +116,7 @@ func agentSocket(dir, file, socket string) (string, error) {
 // local are the flags by which a running agent is found.
 func local(cmd *cobra.Command) (socket func() (string, error)) {
 	f := cmd.Flags()
-	dir := f.String("dir", agent.DefaultDir, "state directory of the running agent")
+	dir := f.String("data", agent.DefaultDir, "state directory of the running agent")
 	file := f.String("agent-config", "", "its configuration; default "+agent.DefaultConfig)
 	path := f.String("socket", "", "its socket; default: as the configuration says, else in the state directory")
 	return func() (string, error) { return agentSocket(*dir, *file, *path) }

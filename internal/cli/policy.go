@@ -8,7 +8,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/assay-attest/assay/api"
-	"github.com/assay-attest/assay/appraise"
 	"github.com/assay-attest/assay/client"
 	"github.com/assay-attest/assay/evidence/all"
 	"github.com/assay-attest/assay/policy"
@@ -45,8 +44,11 @@ errors, with line and column. Works without a server; with --remote the server i
 					return err
 				}
 			} else {
-				p, reasons := policy.Compile(doc, appraise.New(all.Verifiers()...).Descriptors())
+				p, reasons := policy.Compile(doc, all.Descriptors())
 				lint = api.Lint{OK: p != nil, Reasons: reasons}
+				if p != nil {
+					lint.Reasons = p.Warnings()
+				}
 			}
 			if lint.Reasons == nil {
 				lint.Reasons = []rats.Reason{}
@@ -93,7 +95,7 @@ accepted any more; nodes it selects are asked again.`,
 				return err
 			}
 			if name == "" {
-				p, reasons := policy.Compile(doc, appraise.New(all.Verifiers()...).Descriptors())
+				p, reasons := policy.Compile(doc, all.Descriptors())
 				if p == nil {
 					lintText(a.env.Err, args[0], api.Lint{Reasons: reasons})
 					return &verdictError{exit: rats.ExitError}

@@ -12,7 +12,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/assay-attest/assay/api"
-	"github.com/assay-attest/assay/appraise"
 	"github.com/assay-attest/assay/client"
 	"github.com/assay-attest/assay/evidence/all"
 	"github.com/assay-attest/assay/internal/measure"
@@ -115,7 +114,7 @@ func testsOfPolicy(file string) ([]plan.Test, plan.Limits, error) {
 	if err != nil {
 		return nil, plan.Limits{}, CodeFile.Bad(file, "a policy document", cause(err))
 	}
-	p, reasons := policy.Compile(doc, appraise.New(all.Verifiers()...).Descriptors())
+	p, reasons := policy.Compile(doc, all.Descriptors())
 	if p == nil {
 		r := reasons[0]
 		return nil, plan.Limits{}, CodeFile.Bad(file, "a policy without errors", r.String())

@@ -16,11 +16,8 @@ import (
 	"github.com/assay-attest/assay/rats"
 )
 
-// Where a server keeps everything, and where it listens, unless told otherwise.
-const (
-	serverDir    = "/var/lib/assay/server"
-	serverListen = ":8443"
-)
+// serverDir is where a server keeps everything unless told otherwise.
+const serverDir = "/var/lib/assay"
 
 func (a *app) serverCmd() *cobra.Command {
 	return group("server", "the server: judges evidence, keeps results, releases secrets", "",
@@ -45,7 +42,7 @@ func (a *app) serverInitCmd() *cobra.Command {
 		Short: "make a server's keys, CA and database, and its administrator's token",
 		Long: `Makes everything a server needs in one directory and the token of its first administrator. The token and how to reach the
 server are written for you, so that commands work without flags; with --client-config "" the token is printed instead, once.`,
-		Example: "  assay server init --name attest.example.org\n  assay server init --dir ./server --listen 127.0.0.1:8443 --client-config \"\"",
+		Example: "  assay server init --name attest.example.org\n  assay server init --data ./server --listen 127.0.0.1:8443 --client-config \"\"",
 		Args:    exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !cmd.Flags().Changed("client-config") {
@@ -83,14 +80,15 @@ server are written for you, so that commands work without flags; with --client-c
 					row(w, "admin token", "in "+res.TokenFile)
 					row(w, "client config", res.ClientConfig)
 				}
-				row(w, "next", "assay server run --dir "+o.Dir)
+				row(w, "next", "assay server run --data "+o.Dir)
 			})
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.Dir, "dir", serverDir, "directory for keys and database; must be empty or not exist")
-	f.StringVar(&o.Listen, "listen", serverListen, "address to listen on")
-	f.StringSliceVar(&o.Names, "name", nil, "names and addresses the server is reached by; default: the host's name and localhost")
+	f.StringVar(&o.Dir, "data", serverDir, "directory for keys and database; must be empty or not exist")
+	f.StringVar(&o.Listen, "listen", "", "address to listen on; default :8443")
+	f.StringSliceVar(&o.Names, "name", nil, "names and addresses the server is reached by; loopback and the listening host are added")
+	f.StringVar(&o.URL, "url", "", "address under which others reach the server; default: made of name and port")
 	f.StringVar(&clientConfig, "client-config", "", "where to write your client configuration; default "+systemConfig+" for root, else ~/.config/assay/config.yaml")
 	return cmd
 }
@@ -134,29 +132,29 @@ func create(file string, b []byte, mode fs.FileMode) error {
 }
 
 func (a *app) serverRunCmd() *cobra.Command {
-	var o server.Options
+	var o server.RunOptions
 	var addressFile string
 	var verbose bool
 	cmd := &cobra.Command{
 		Use:     "run",
 		Short:   "run the server until it is told to stop",
-		Example: "  assay server run\n  assay server run --dir ./server --listen 127.0.0.1:0 --address-file ./address",
+		Example: "  assay server run\n  assay server run --data ./server --listen 127.0.0.1:0 --address-file ./address",
 		Args:    exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			o.Rand, o.Now, o.Logger = a.env.Rand, a.env.Now, a.logger(verbose)
+			o.Rand, o.Now, o.Log, o.Version = a.env.Rand, a.env.Now, a.logger(verbose), Version
 			o.Ready = func(addr string) {
 				if addressFile == "" {
 					return
 				}
 				if err := replace(addressFile, []byte(addr+"\n")); err != nil {
-					o.Logger.Error("address not written", "file", addressFile, "error", err)
+					o.Log.Error("address not written", "file", addressFile, "error", err)
 				}
 			}
 			return server.Run(cmd.Context(), o)
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.Dir, "dir", serverDir, "directory that `assay server init` made")
+	f.StringVar(&o.Dir, "data", serverDir, "directory that `assay server init` made")
 	f.StringVar(&o.Listen, "listen", "", "address to listen on; default: as said at init")
 	f.StringVar(&addressFile, "address-file", "", "write the address to this file once the server answers")
 	f.BoolVarP(&verbose, "verbose", "v", false, "log more")

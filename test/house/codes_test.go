@@ -39,15 +39,29 @@ var slotByName = map[string]rats.Slot{
 
 // scan reads every CodeInfo literal and every mention of its variable.
 type scan struct {
-	t     *testing.T
-	codes map[string]*code // "dir.Var"
-	text  map[string]bool  // string literals of tests
+	t      *testing.T
+	codes  map[string]*code    // "dir.Var"
+	text   map[string]bool     // string literals of tests
+	consts map[string]ast.Expr // "dir.Name" of constants
+	makers map[string]maker    // "dir.name" of functions that only build a CodeInfo of their arguments
+}
+
+// maker is a function like `func code(c rats.Code, title, hint string) rats.CodeInfo { return rats.CodeInfo{…} }`.
+type maker struct {
+	params map[string]int // by name
+	lit    *ast.CompositeLit
 }
 
 func scanCodes(t *testing.T) []*code {
 	t.Helper()
-	s := &scan{t: t, codes: make(map[string]*code), text: make(map[string]bool)}
+	s := &scan{
+		t: t, codes: make(map[string]*code), text: make(map[string]bool),
+		consts: make(map[string]ast.Expr), makers: make(map[string]maker),
+	}
 	list := allSources(t)
+	for _, src := range list {
+		s.prepared(src)
+	}
 	for _, src := range list {
 		if !src.Test {
 			s.declared(src)
@@ -76,8 +90,56 @@ func isCodeInfo(src source, e ast.Expr) bool {
 	return false
 }
 
+// prepared notes a file's constants and makers.
+func (s *scan) prepared(src source) {
+	for _, d := range src.AST.Decls {
+		switch d := d.(type) {
+		case *ast.GenDecl:
+			for _, spec := range d.Specs {
+				v, ok := spec.(*ast.ValueSpec)
+				if ok && d.Tok == token.CONST && len(v.Values) == len(v.Names) {
+					for i, name := range v.Names {
+						s.consts[src.Dir+"."+name.Name] = v.Values[i]
+					}
+				}
+			}
+		case *ast.FuncDecl:
+			if lit := madeBy(src, d); lit != nil && !src.Test {
+				m := maker{params: make(map[string]int), lit: lit}
+				n := 0
+				for _, field := range d.Type.Params.List {
+					for _, name := range field.Names {
+						m.params[name.Name] = n
+						n++
+					}
+				}
+				s.makers[src.Dir+"."+d.Name.Name] = m
+			}
+		}
+	}
+}
+
+// madeBy returns the literal a function consists of, nil if it does anything else.
+func madeBy(src source, d *ast.FuncDecl) *ast.CompositeLit {
+	if d.Recv != nil || d.Body == nil || len(d.Body.List) != 1 {
+		return nil
+	}
+	ret, ok := d.Body.List[0].(*ast.ReturnStmt)
+	if !ok || len(ret.Results) != 1 {
+		return nil
+	}
+	lit, ok := ret.Results[0].(*ast.CompositeLit)
+	if !ok || !isCodeInfo(src, lit.Type) {
+		return nil
+	}
+	return lit
+}
+
 func (s *scan) declared(src source) {
-	atTop := make(map[*ast.CompositeLit]bool)
+	known := make(map[*ast.CompositeLit]bool)
+	for _, m := range s.makers {
+		known[m.lit] = true
+	}
 	for _, d := range src.AST.Decls {
 		gen, ok := d.(*ast.GenDecl)
 		if !ok || gen.Tok != token.VAR {
@@ -86,9 +148,21 @@ func (s *scan) declared(src source) {
 		for _, spec := range gen.Specs {
 			v := spec.(*ast.ValueSpec)
 			for i, e := range v.Values {
-				if lit, ok := e.(*ast.CompositeLit); ok && isCodeInfo(src, lit.Type) && i < len(v.Names) {
-					atTop[lit] = true
-					s.add(src, v.Names[i].Name, lit)
+				if i >= len(v.Names) {
+					break
+				}
+				switch e := e.(type) {
+				case *ast.CompositeLit:
+					if isCodeInfo(src, e.Type) {
+						known[e] = true
+						s.add(src, v.Names[i].Name, e, nil, maker{})
+					}
+				case *ast.CallExpr:
+					if f, ok := e.Fun.(*ast.Ident); ok {
+						if m, ok := s.makers[src.Dir+"."+f.Name]; ok {
+							s.add(src, v.Names[i].Name, m.lit, e.Args, m)
+						}
+					}
 				}
 			}
 		}
@@ -105,7 +179,7 @@ func (s *scan) declared(src source) {
 				elided = elided || inline
 			}
 		}
-		named := lit.Type != nil && isCodeInfo(src, lit.Type) && !atTop[lit] && len(lit.Elts) > 0
+		named := lit.Type != nil && isCodeInfo(src, lit.Type) && !known[lit] && len(lit.Elts) > 0
 		if elided || named {
 			s.t.Errorf("%s:%d: a code without a variable of its own: declare it beside its check", src.File, src.line(lit.Pos()))
 		}
@@ -113,27 +187,41 @@ func (s *scan) declared(src source) {
 	})
 }
 
-func (s *scan) add(src source, name string, lit *ast.CompositeLit) {
-	c := &code{Dir: src.Dir, Var: name, At: fmt.Sprintf("%s:%d", src.File, src.line(lit.Pos())), Slot: rats.InstanceIdentity.String()}
+// add reads a literal; parameters of a maker stand for the arguments of the call.
+func (s *scan) add(src source, name string, lit *ast.CompositeLit, args []ast.Expr, m maker) {
+	at := lit.Pos()
+	if len(args) > 0 {
+		at = args[0].Pos()
+	}
+	c := &code{Dir: src.Dir, Var: name, At: fmt.Sprintf("%s:%d", src.File, src.line(at)), Slot: noSlot}
 	for _, e := range lit.Elts {
 		kv, ok := e.(*ast.KeyValueExpr)
 		if !ok {
 			s.t.Errorf("%s: fields of a CodeInfo are named", c.At)
 			return
 		}
+		value := kv.Value
+		if id, ok := value.(*ast.Ident); ok {
+			if i, ok := m.params[id.Name]; ok && i < len(args) {
+				value = args[i]
+			}
+		}
 		switch key := kv.Key.(*ast.Ident).Name; key {
 		case "Code":
-			c.Code = s.literal(c, kv.Value)
+			c.Code = s.literal(c, value)
 		case "Title":
-			c.Title = s.literal(c, kv.Value)
+			c.Title = s.literal(c, value)
 		case "Hint":
-			c.Hint = s.literal(c, kv.Value)
+			c.Hint = s.literal(c, value)
 		case "Slot":
-			c.Slot = slotOf(kv.Value)
+			c.Slot = slotOf(value)
 		}
 	}
 	s.codes[src.Dir+"."+name] = c
 }
+
+// noSlot is what the page says of codes that never lower a node's trust: problems of a command or a document.
+const noSlot = "–"
 
 func slotOf(e ast.Expr) string {
 	name := ""
@@ -157,6 +245,10 @@ func (s *scan) literal(c *code, e ast.Expr) string {
 		}
 	case *ast.BinaryExpr:
 		return s.literal(c, e.X) + s.literal(c, e.Y)
+	case *ast.Ident:
+		if value, ok := s.consts[c.Dir+"."+e.Name]; ok {
+			return s.literal(c, value)
+		}
 	}
 	s.t.Errorf("%s: code, title and hint are string literals, so that the page of codes can be generated", c.At)
 	return ""
@@ -173,7 +265,7 @@ func (s *scan) mentioned(src source) {
 				for _, name := range v.Names {
 					own[name] = true
 				}
-				if len(v.Names) == 1 && strings.EqualFold(v.Names[0].Name, "codes") {
+				if len(v.Names) == 1 && strings.HasSuffix(strings.ToLower(v.Names[0].Name), "codes") {
 					list = v
 				}
 			}

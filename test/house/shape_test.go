@@ -3,6 +3,7 @@ package house
 import (
 	"bytes"
 	"go/ast"
+	"path"
 	"testing"
 )
 
@@ -52,7 +53,7 @@ func TestFilesFunctionsAndInterfacesKeepTheirSize(t *testing.T) {
 
 func TestMainIsTwentyLinesAtMost(t *testing.T) {
 	for _, s := range allSources(t) {
-		if under(s.Dir, "cmd") && bytes.Count(s.Text, []byte("\n")) > 20 {
+		if under(s.Dir, "cmd") && path.Base(s.File) == "main.go" && bytes.Count(s.Text, []byte("\n")) > 20 {
 			t.Errorf("%s has more than 20 lines", s.File)
 		}
 	}
