@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 
+	"github.com/assay-attest/assay/api"
 	"github.com/assay-attest/assay/rats"
 )
 
@@ -53,6 +54,7 @@ func (c *Client) fetchCA(ctx context.Context) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	req.Header.Set(api.HeaderProtocol, api.Protocol)
 	req.Header.Set("User-Agent", c.opt.UserAgent)
 	res, err := tr.RoundTrip(req)
 	if err != nil {

@@ -263,7 +263,9 @@ func valueOf(v reflect.Value, sh *shape) ref.Val {
 		return types.String(v.String())
 	case rats.KindBytes:
 		b := make([]byte, v.Len())
-		reflect.Copy(reflect.ValueOf(b), v)
+		for i := range b {
+			b[i] = byte(v.Index(i).Uint())
+		}
 		return types.Bytes(b)
 	case rats.KindList:
 		return types.NewDynamicList(elements{sh.elem}, v.Interface())

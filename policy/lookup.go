@@ -22,7 +22,7 @@ type recorder struct {
 	lookup  rats.Lookup
 	now     time.Time
 	refs    []rats.Ref
-	names   []string // of refs, as the policy calls the sets
+	names   []string             // of refs, as the policy calls the sets
 	sets    map[string]time.Time // used sets and their expiry, zero if never
 	reasons []rats.Reason
 }

@@ -219,19 +219,17 @@ func (s *source) fillSpecial(n *yaml.Node, v reflect.Value, path string) bool {
 	}
 	switch u := v.Addr().Interface().(type) {
 	case yaml.Unmarshaler:
-		if err := u.UnmarshalYAML(n); err != nil {
-			s.refuse(CodeFieldValue, n, path, "an acceptable value", yamlText(err))
-		}
+		s.refuseValue(u.UnmarshalYAML(n), n, path)
 		return true
 	case encoding.TextUnmarshaler:
 		if n.Kind != yaml.ScalarNode || n.ShortTag() == "!!null" {
 			s.refuse(CodeFieldType, n, path, "text", kindOf(n))
-		} else if err := u.UnmarshalText([]byte(n.Value)); err != nil {
-			s.refuse(CodeFieldValue, n, path, "an acceptable value", err.Error())
+		} else {
+			s.refuseValue(u.UnmarshalText([]byte(n.Value)), n, path)
 		}
 		return true
 	}
-	if v.Kind() == reflect.Slice && v.Type().Elem().Kind() == reflect.Uint8 {
+	if v.Kind() == reflect.Slice && v.Type().Elem() == reflect.TypeFor[byte]() {
 		b, err := hex.DecodeString(n.Value)
 		if n.Kind != yaml.ScalarNode || err != nil || strings.ToLower(n.Value) != n.Value {
 			s.refuse(CodeFieldValue, n, path, "lower-case hex digits", clip(n.Value))
@@ -240,6 +238,19 @@ func (s *source) fillSpecial(n *yaml.Node, v reflect.Value, path string) bool {
 		return true
 	}
 	return false
+}
+
+// refuseValue notes the error of a type that read itself: with its own reason, if it has one.
+func (s *source) refuseValue(err error, n *yaml.Node, path string) {
+	if err == nil {
+		return
+	}
+	if r, ok := rats.ReasonOf(err); ok {
+		r.Path = s.place(n, path)
+		s.errors = append(s.errors, r)
+		return
+	}
+	s.refuse(CodeFieldValue, n, path, "an acceptable value", yamlText(err))
 }
 
 func kindOf(n *yaml.Node) string {

@@ -165,13 +165,13 @@ func decodeVector(m map[string]int) (rats.Vector, error) {
 
 // judged returns the worst tier among the slots somebody judged, none if nobody did.
 func judged(v rats.Vector) rats.Tier {
-	t, any := rats.Affirming, false
+	t, some := rats.Affirming, false
 	for _, x := range v {
 		if x != rats.None {
-			t, any = rats.Worse(t, x), true
+			t, some = rats.Worse(t, x), true
 		}
 	}
-	if !any {
+	if !some {
 		return rats.None
 	}
 	return t

@@ -102,7 +102,7 @@ func (a *agent) local() http.Handler {
 		w.Header().Set("Content-Type", "application/json")
 		json.NewEncoder(w).Encode(a.status())
 	})
-	mux.HandleFunc("GET /v1/secrets/{name...}", func(w http.ResponseWriter, r *http.Request) {
+	mux.HandleFunc("GET /v1/secrets/{name}", func(w http.ResponseWriter, r *http.Request) {
 		secret, err := a.release(r.Context(), r.PathValue("name"))
 		if err != nil {
 			a.log.Warn("secret not released", "code", codeOf(err), "error", text(err))
@@ -175,9 +175,9 @@ func LocalStatus(ctx context.Context, socket string) (Status, error) {
 // secret is the caller's to wipe. A refusal is a *client.Error with the server's problem, or the agent's own.
 func SecretGet(ctx context.Context, socket, name string) ([]byte, error) {
 	if !validSecretName(name) {
-		return nil, CodeSecretName.Bad("name", "letters, digits, '.', '_', '-' and '/'", clip(name))
+		return nil, CodeSecretName.Bad("name", "letters, digits, '.', '_' and '-'", clip(name))
 	}
-	return localGet(ctx, socket, "/v1/secrets/"+(&url.URL{Path: name}).EscapedPath(), maxLocalAnswer)
+	return localGet(ctx, socket, "/v1/secrets/"+url.PathEscape(name), maxLocalAnswer)
 }
 
 func localGet(ctx context.Context, socket, path string, limit int64) ([]byte, error) {

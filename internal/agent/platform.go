@@ -9,6 +9,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/assay-attest/assay/api"
 	"github.com/assay-attest/assay/internal/attesters"
 	"github.com/assay-attest/assay/internal/measure"
 	"github.com/assay-attest/assay/rats"
@@ -17,8 +18,8 @@ import (
 // enclave is what the agent needs of the measuring enclave besides its Attester.
 type enclave interface {
 	Keys() []rats.BoundKey
-	// OpenRelease opens what was sealed to the enclave's hpke key under info.
-	OpenRelease(info, box []byte) ([]byte, error)
+	// OpenRelease opens a secret that was sealed to the enclave's hpke key for this node.
+	OpenRelease(api.Release) ([]byte, error)
 }
 
 // platform is what evidence comes from: the TPM and the enclave, for one run of the agent.
@@ -61,6 +62,8 @@ func openPlatform(ctx context.Context, s State, c Config, rand io.Reader, now fu
 		PlanSigner: s.PlanSigner,
 		Rand:       rand,
 		Now:        now,
+		Namespace:  s.Namespace,
+		Node:       s.Node,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("starting the measuring enclave: %w", err)

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/assay-attest/assay/api"
 	"github.com/assay-attest/assay/client"
 	"github.com/assay-attest/assay/rats"
 )
@@ -24,7 +23,7 @@ const maxSecretName = 253
 // sealed to keys of an earlier run, it waits for one. The secret is the caller's to wipe.
 func (a *agent) release(ctx context.Context, name string) ([]byte, error) {
 	if !validSecretName(name) {
-		return nil, CodeSecretName.Bad("name", "letters, digits, '.', '_', '-' and '/'", clip(name))
+		return nil, CodeSecretName.Bad("name", "letters, digits, '.', '_' and '-'", clip(name))
 	}
 	ctx, cancel := context.WithTimeout(ctx, releaseTimeout)
 	defer cancel()
@@ -45,8 +44,7 @@ func (a *agent) release(ctx context.Context, name string) ([]byte, error) {
 		if rel.Name != name {
 			return nil, CodeRelease.Bad("name", name, clip(rel.Name))
 		}
-		info := api.ReleaseInfo(a.state.Namespace, a.state.Node, rel.Name, rel.Version, rel.Result)
-		secret, err := a.plat.enclave.OpenRelease(info, rel.Sealed)
+		secret, err := a.plat.enclave.OpenRelease(rel)
 		if err != nil {
 			return nil, CodeRelease.Bad("sealed", "a box for this enclave's key", "another")
 		}
@@ -82,7 +80,7 @@ func validSecretName(s string) bool {
 		return false
 	}
 	for _, c := range s {
-		if !strings.ContainsRune("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-/", c) {
+		if !strings.ContainsRune("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-", c) {
 			return false
 		}
 	}

@@ -2,7 +2,6 @@ package httpapi
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -18,34 +17,13 @@ import (
 	"github.com/assay-attest/assay/result"
 )
 
-// maxParents bounds the chain of parents that is followed; a longer one, or a circle, is unknown.
-const maxParents = 8
-
 // status derives a node's status, following its parents.
-func (a *API) status(tx store.Tx, n store.Node, depth int) (node.Status, error) {
-	now := a.cfg.Now()
-	if n.Parent == "" {
-		return node.StatusOf(n, nil, now), nil
-	}
-	if depth >= maxParents {
-		return node.StatusOf(n, &node.Status{}, now), nil
-	}
-	p, err := tx.Nodes().ByName(n.Parent)
-	if errors.Is(err, store.ErrNotFound) {
-		return node.StatusOf(n, &node.Status{}, now), nil
-	}
-	if err != nil {
-		return node.Status{}, err
-	}
-	ps, err := a.status(tx, p, depth+1)
-	if err != nil {
-		return node.Status{}, err
-	}
-	return node.StatusOf(n, &ps, now), nil
+func (a *API) status(tx store.Tx, n store.Node) (node.Status, error) {
+	return node.Resolve(tx.Nodes(), n, a.cfg.Now())
 }
 
 func (a *API) nodeView(tx store.Tx, namespace string, n store.Node) (api.Node, error) {
-	s, err := a.status(tx, n, 0)
+	s, err := a.status(tx, n)
 	if err != nil {
 		return api.Node{}, err
 	}
@@ -207,7 +185,7 @@ func (a *API) nodeStatus(r *request) (any, error) {
 		if err != nil {
 			return err
 		}
-		s, err := a.status(tx, n, 0)
+		s, err := a.status(tx, n)
 		if err != nil {
 			return err
 		}
@@ -298,7 +276,7 @@ func (a *API) nodeEAR(r *request) (any, error) {
 		if err != nil {
 			return err
 		}
-		if st, err = a.status(tx, n, 0); err != nil || n.Last == "" {
+		if st, err = a.status(tx, n); err != nil || n.Last == "" {
 			return err
 		}
 		rec, err := tx.Records().Get(n.Last)

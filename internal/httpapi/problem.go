@@ -134,6 +134,10 @@ func problemOf(err error, p Principal, id string) api.Problem {
 	out := api.Problem{
 		Type: "urn:assay:code:" + string(r.Code), Title: r.Title, Status: status, Code: r.Code, Hint: r.Hint, Request: id,
 	}
+	var told *toldRefusal
+	if errors.As(err, &told) && told.reference != "" {
+		out.Request = told.reference
+	}
 	if p.Kind == NodeAgent {
 		return out
 	}

@@ -1,30 +1,15 @@
 package httpapi
 
 import (
-	"context"
+	"errors"
 
 	"github.com/assay-attest/assay/api"
-	"github.com/assay-attest/assay/internal/store"
+	"github.com/assay-attest/assay/internal/broker"
 	"github.com/assay-attest/assay/rats"
 )
 
-// Secrets is what the API needs of a key broker (internal/broker).
-type Secrets interface {
-	Put(ctx context.Context, space store.Space, namespace, actor, name string, in api.SecretPut) (api.Secret, error)
-	List(ctx context.Context, space store.Space) ([]api.Secret, error)
-	Delete(ctx context.Context, space store.Space, actor, name string) error
-	Release(ctx context.Context, space store.Space, namespace, node, name string) (api.Release, error)
-}
-
-// codeStale is the broker's word that the node must attest before a release (S42).
-const codeStale rats.Code = "broker.result.stale"
-
 func (a *API) secretList(r *request) (any, error) {
-	l, err := a.cfg.Secrets.List(r.Context(), r.space)
-	if l == nil {
-		l = []api.Secret{}
-	}
-	return api.SecretList{Secrets: l}, err
+	return a.cfg.Broker.List(r.Context(), r.space)
 }
 
 func (a *API) secretPut(r *request) (any, error) {
@@ -33,11 +18,11 @@ func (a *API) secretPut(r *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return a.cfg.Secrets.Put(r.Context(), r.space, r.namespace, r.principal.Actor(), r.PathValue("name"), in)
+	return a.cfg.Broker.Put(r.Context(), r.space, r.namespace, r.principal.Actor(), r.PathValue("name"), in)
 }
 
 func (a *API) secretDelete(r *request) (any, error) {
-	return nil, a.cfg.Secrets.Delete(r.Context(), r.space, r.principal.Actor(), r.PathValue("name"))
+	return nil, a.cfg.Broker.Delete(r.Context(), r.space, r.principal.Actor(), r.PathValue("name"))
 }
 
 // release hands a node a secret. If its result is too old, it is asked to attest at once and to try again.
@@ -46,9 +31,32 @@ func (a *API) release(r *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	out, err := a.cfg.Secrets.Release(r.Context(), r.space, r.namespace, n.ID, r.PathValue("name"))
-	if reason, ok := rats.ReasonOf(err); ok && reason.Code == codeStale {
+	view, err := a.cfg.Refs.Fresh(r.Context(), r.space, r.namespace)
+	if err != nil {
+		return nil, err
+	}
+	out, err := a.cfg.Broker.Release(r.Context(), r.space, broker.ReleaseRequest{
+		Namespace: r.namespace, Node: n.ID, Name: r.PathValue("name"), Requester: r.principal.Peer.TLSKey, Epoch: view.Epoch,
+	})
+	if broker.AttestFirst(err) {
 		a.cfg.Appraiser.Kick(r.namespace, n.ID, "release")
+	}
+	var refusal *broker.Refusal
+	if errors.As(err, &refusal) {
+		told := refusal.Told()
+		return nil, &toldRefusal{code: told, reference: refusal.Reference, err: err}
 	}
 	return out, err
 }
+
+// toldRefusal is a refusal whose reason the caller may not know: it gets another code and the reference under which the
+// owner finds the rest (S45).
+type toldRefusal struct {
+	code      rats.CodeInfo
+	reference string
+	err       error
+}
+
+func (e *toldRefusal) Error() string { return e.err.Error() }
+
+func (e *toldRefusal) Unwrap() error { return &rats.BadEvidence{Reason: e.code.Refuse("", "", "")} }

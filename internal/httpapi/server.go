@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/assay-attest/assay/internal/appraiser"
+	"github.com/assay-attest/assay/internal/broker"
 	"github.com/assay-attest/assay/internal/identity"
 	"github.com/assay-attest/assay/internal/keyring"
 	"github.com/assay-attest/assay/internal/refs"
@@ -28,7 +29,7 @@ type Config struct {
 	Refs      *refs.Cache
 	Joiner    *identity.Joiner
 	Pins      *identity.Pins
-	Secrets   Secrets
+	Broker    *broker.Broker
 	Keys      *keyring.Keyring
 	Access    *Access
 	Issuer    string // URL under which relying parties know this server

@@ -4,6 +4,7 @@
 package node
 
 import (
+	"errors"
 	"time"
 
 	"github.com/assay-attest/assay/internal/store"
@@ -133,4 +134,33 @@ func own(n store.Node, now time.Time) Status {
 // The claim is unproven; it can only lower trust.
 func Rebooted(n store.Node) bool {
 	return !n.Boot.IsZero() && n.BootSeen.After(n.LastAt) && !n.Boot.Equal(n.LastBoot)
+}
+
+// maxParents bounds the chain of parents that is followed; a longer one, or a circle, is unknown.
+const maxParents = 8
+
+// Resolve derives a node's status with that of its parents, which are found by name.
+func Resolve(nodes store.Nodes, n store.Node, now time.Time) (Status, error) {
+	return resolve(nodes, n, now, 0)
+}
+
+func resolve(nodes store.Nodes, n store.Node, now time.Time, depth int) (Status, error) {
+	if n.Parent == "" {
+		return StatusOf(n, nil, now), nil
+	}
+	if depth >= maxParents {
+		return StatusOf(n, &Status{}, now), nil
+	}
+	p, err := nodes.ByName(n.Parent)
+	if errors.Is(err, store.ErrNotFound) {
+		return StatusOf(n, &Status{}, now), nil
+	}
+	if err != nil {
+		return Status{}, err
+	}
+	parent, err := resolve(nodes, p, now, depth+1)
+	if err != nil {
+		return Status{}, err
+	}
+	return StatusOf(n, &parent, now), nil
 }

@@ -156,7 +156,10 @@ func assemble(o RunOptions, settings Settings, keys *keyring.Keyring, db store.S
 	if err != nil {
 		return nil, nil, err
 	}
-	var secrets httpapi.Secrets
+	secrets, err := newBroker(keys, engine.Descriptors(), o.Now)
+	if err != nil {
+		return nil, nil, err
+	}
 	certs, err := ca.ServerCertificates(settings.Names)
 	if err != nil {
 		return nil, nil, fmt.Errorf("issuing the server's certificate: %w", err)
@@ -166,7 +169,7 @@ func assemble(o RunOptions, settings Settings, keys *keyring.Keyring, db store.S
 		return nil, nil, err
 	}
 	handler := httpapi.New(httpapi.Config{
-		Store: db, Appraiser: ap, Refs: views, Joiner: joiner, Pins: pins, Secrets: secrets, Keys: keys,
+		Store: db, Appraiser: ap, Refs: views, Joiner: joiner, Pins: pins, Broker: secrets, Keys: keys,
 		Access: httpapi.OpenAccess(filepath.Join(o.Dir, accessFile)), Issuer: settings.URL, Version: o.Version,
 		Now: o.Now, Rand: o.Rand, Log: o.Log,
 	}, prometheus.NewRegistry())
