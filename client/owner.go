@@ -109,12 +109,12 @@ func (c *Client) EAR(ctx context.Context, node, audience string) (api.EAR, error
 
 // PutPolicy stores a policy document (YAML) as the newest version of name.
 func (c *Client) PutPolicy(ctx context.Context, name string, document []byte) (api.Policy, error) {
-	return put[api.Policy](ctx, c, http.MethodPut, c.path("policies", name), document)
+	return put[api.Policy](ctx, c, http.MethodPut, c.path("policies", name), api.TypePolicy, document)
 }
 
 // LintPolicy judges a policy document; nothing is stored.
 func (c *Client) LintPolicy(ctx context.Context, document []byte) (api.Lint, error) {
-	return put[api.Lint](ctx, c, http.MethodPost, c.path("policy-lint"), document)
+	return put[api.Lint](ctx, c, http.MethodPost, c.path("policy-lint"), api.TypePolicy, document)
 }
 
 // ListPolicies lists the newest version of every policy.
@@ -140,7 +140,7 @@ func (c *Client) DeletePolicy(ctx context.Context, name string) error {
 
 // PutRefSet stores a reference set (native form, package refvalue) as the newest version of name.
 func (c *Client) PutRefSet(ctx context.Context, name string, document []byte) (api.RefSet, error) {
-	return put[api.RefSet](ctx, c, http.MethodPut, c.path("refsets", name), document)
+	return put[api.RefSet](ctx, c, http.MethodPut, c.path("refsets", name), "application/json", document)
 }
 
 // ListRefSets lists the newest version of every reference set.
@@ -187,12 +187,12 @@ func (c *Client) Audit(ctx context.Context, after int64, limit int) ([]api.Audit
 }
 
 // put sends a document as it is.
-func put[T any](ctx context.Context, c *Client, method, path string, document []byte) (T, error) {
+func put[T any](ctx context.Context, c *Client, method, path, media string, document []byte) (T, error) {
 	if document == nil {
 		document = []byte{}
 	}
 	return decode[T](c.bytes(ctx, request{
-		method: method, path: path, body: document, media: api.TypePolicy, accept: "application/json",
+		method: method, path: path, body: document, media: media, accept: "application/json",
 	}, maxAnswer))
 }
 

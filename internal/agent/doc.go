@@ -83,7 +83,7 @@ var (
 	}
 	CodeSecretName = rats.CodeInfo{
 		Code: "agent.secret.name", Title: "this is not the name of a secret",
-		Hint: "names are 1 to 253 letters, digits, '.', '_' and '-'",
+		Hint: "names are 1 to 253 lower-case letters, digits, '.', '_', '-' and, between elements, '/'",
 	}
 	CodeNoFreshResult = rats.CodeInfo{
 		Code: "agent.release.timeout", Title: "no fresh result arrived in time, so the secret stays where it is",

@@ -175,7 +175,7 @@ func LocalStatus(ctx context.Context, socket string) (Status, error) {
 // secret is the caller's to wipe. A refusal is a *client.Error with the server's problem, or the agent's own.
 func SecretGet(ctx context.Context, socket, name string) ([]byte, error) {
 	if !validSecretName(name) {
-		return nil, CodeSecretName.Bad("name", "letters, digits, '.', '_' and '-'", clip(name))
+		return nil, CodeSecretName.Bad("name", "lower-case letters, digits, '.', '_', '-' and '/'", clip(name))
 	}
 	return localGet(ctx, socket, "/v1/secrets/"+url.PathEscape(name), maxLocalAnswer)
 }

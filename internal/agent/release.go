@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"net/http"
 	"strings"
 	"time"
@@ -23,7 +24,7 @@ const maxSecretName = 253
 // sealed to keys of an earlier run, it waits for one. The secret is the caller's to wipe.
 func (a *agent) release(ctx context.Context, name string) ([]byte, error) {
 	if !validSecretName(name) {
-		return nil, CodeSecretName.Bad("name", "letters, digits, '.', '_' and '-'", clip(name))
+		return nil, CodeSecretName.Bad("name", "lower-case letters, digits, '.', '_', '-' and '/'", clip(name))
 	}
 	ctx, cancel := context.WithTimeout(ctx, releaseTimeout)
 	defer cancel()
@@ -75,14 +76,10 @@ func (a *agent) waitFresh(ctx context.Context, need int) (int, error) {
 	}
 }
 
+// validSecretName is a first sieve; the server has the last word on names.
 func validSecretName(s string) bool {
-	if s == "" || len(s) > maxSecretName {
+	if !fs.ValidPath(s) || s == "." || len(s) > maxSecretName {
 		return false
 	}
-	for _, c := range s {
-		if !strings.ContainsRune("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-", c) {
-			return false
-		}
-	}
-	return true
+	return strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789._-/") == ""
 }

@@ -175,7 +175,8 @@ func (s *fakeServer) serve(w http.ResponseWriter, r *http.Request) {
 		s.submitted <- sub
 		reply(w, a, p)
 	case strings.Contains(path, "/secrets/"):
-		rel, p := s.secret(path[strings.LastIndex(path, "/")+1:])
+		_, name, _ := strings.Cut(path, "/secrets/")
+		rel, p := s.secret(name)
 		reply(w, rel, p)
 	case strings.HasSuffix(path, "/certificate"):
 		var req api.CertificateRequest

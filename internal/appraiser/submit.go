@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/assay-attest/assay/api"
+	"github.com/assay-attest/assay/appraise"
 	"github.com/assay-attest/assay/internal/node"
 	"github.com/assay-attest/assay/internal/refs"
 	"github.com/assay-attest/assay/internal/store"
@@ -259,7 +260,7 @@ func (a *Appraiser) verify(ctx context.Context, j *judgement) error {
 		return fmt.Errorf("verifying evidence: %w", err)
 	}
 	for _, r := range set.Refused {
-		if r.Tier == rats.Contraindicated {
+		if r.Tier == rats.Contraindicated || r.Code == appraise.CodeFormatMissing.Code {
 			return &rats.BadEvidence{Reason: r}
 		}
 	}

@@ -153,23 +153,23 @@ func (b *Broker) check(name string, put api.SecretPut) (time.Duration, error) {
 }
 
 // List describes the secrets of a namespace, ascending by name.
-func (b *Broker) List(ctx context.Context, space store.Space) (api.SecretList, error) {
-	var list api.SecretList
+func (b *Broker) List(ctx context.Context, space store.Space) ([]api.Secret, error) {
+	var list []api.Secret
 	err := space.View(ctx, func(tx store.Tx) error {
 		secrets, err := tx.Secrets().List()
 		if err != nil {
 			return err
 		}
-		list.Secrets = make([]api.Secret, 0, len(secrets))
+		list = make([]api.Secret, 0, len(secrets))
 		for _, s := range secrets {
 			if !s.Deleted {
-				list.Secrets = append(list.Secrets, described(s))
+				list = append(list, described(s))
 			}
 		}
 		return nil
 	})
 	if err != nil {
-		return api.SecretList{}, fmt.Errorf("listing secrets: %w", err)
+		return nil, fmt.Errorf("listing secrets: %w", err)
 	}
 	return list, nil
 }

@@ -397,8 +397,12 @@ func TestAPolicyUpdateRefusesTheNextRelease(t *testing.T) {
 	if _, err := w.broker.Release(w.ctx, w.prod, before); !errors.Is(err, store.ErrEpoch) {
 		t.Errorf("begun under the older epoch: %v", err)
 	}
-	_, err := w.release()
-	wantCode(t, err, broker.CodeStale)
+	for _, epoch := range []int64{0, w.epoch()} {
+		req := w.request()
+		req.Epoch = epoch
+		_, err := w.broker.Release(w.ctx, w.prod, req)
+		wantCode(t, err, broker.CodeStale)
+	}
 }
 
 func TestANodeOfAnotherNamespaceGetsNothing(t *testing.T) {
@@ -461,7 +465,7 @@ func TestADeletedSecretIsNeverReleasedAgain(t *testing.T) {
 	wantCode(t, err, broker.CodeUnknown)
 	wantCode(t, w.broker.Delete(w.ctx, w.prod, "admin:ann", "db"), broker.CodeUnknown)
 	list, err := w.broker.List(w.ctx, w.prod)
-	if err != nil || len(list.Secrets) != 0 || list.Secrets == nil {
+	if err != nil || len(list) != 0 || list == nil {
 		t.Errorf("%+v, %v", list, err)
 	}
 	if p, d, e := w.audit(broker.VerbPut), w.audit(broker.VerbDelete), w.events(broker.EventDeleted); len(p) != 1 || len(d) != 1 || len(e) != 1 || p[0].Actor != "admin:ann" {
@@ -493,7 +497,7 @@ func TestTheNewestVersionIsReleased(t *testing.T) {
 		t.Errorf("%v, %v", plain, err)
 	}
 	list, err := w.broker.List(w.ctx, w.prod)
-	if err != nil || len(list.Secrets) != 1 || list.Secrets[0].Version != 6 || list.Secrets[0].Rule != "true" {
+	if err != nil || len(list) != 1 || list[0].Version != 6 || list[0].Rule != "true" {
 		t.Errorf("%+v, %v", list, err)
 	}
 	if len(w.audit(broker.VerbPut)) != 6 || len(w.events(broker.EventPut)) != 6 {

@@ -20,7 +20,9 @@ type ReleaseRequest struct {
 	Node      string      // id
 	Name      string      // of the secret
 	Requester rats.Digest // SHA-256 of the SubjectPublicKeyInfo of the connection's peer
-	Epoch     int64       // of the namespace when the caller began; store.ErrEpoch if it changed meanwhile (S40)
+	// Epoch is the namespace's when the caller began, if the caller decided anything itself: store.ErrEpoch if it
+	// changed meanwhile (S40). 0: it didn't. The epoch the node's result was judged under is held in any case.
+	Epoch int64
 }
 
 // Released is the detail of an audited release (R131) and of its event. It holds no secret.
@@ -92,8 +94,10 @@ func (b *Broker) audit(ctx context.Context, space store.Space, req ReleaseReques
 
 // release also returns the id of the result it looked at, if it got that far.
 func (b *Broker) release(tx store.Tx, req ReleaseRequest, now time.Time) (api.Release, string, error) {
-	if err := tx.Epochs().Hold(req.Epoch); err != nil {
-		return api.Release{}, "", err
+	if req.Epoch != 0 {
+		if err := tx.Epochs().Hold(req.Epoch); err != nil {
+			return api.Release{}, "", err
+		}
 	}
 	n, err := enrolled(tx, req)
 	if err != nil {

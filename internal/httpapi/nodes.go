@@ -289,9 +289,10 @@ func (a *API) nodeEAR(r *request) (any, error) {
 	now := a.cfg.Now()
 	if rats.Worse(st.Verdict.Tier, res.Tier) != res.Tier {
 		res.Tier = st.Verdict.Tier // a reboot, a revocation or an untrusted parent outranks the last result
+		res.Reasons = append(slices.Clone(res.Reasons), st.Why...)
 	}
 	text, err := result.Sign(res, a.cfg.Keys.Verifier(), result.SignOptions{
-		Issuer: a.cfg.Issuer, Audience: aud, Now: now, TTL: maxEAR, Rand: a.cfg.Rand,
+		Issuer: a.cfg.Issuer, Audience: aud, Now: now, TTL: maxEAR, Rand: a.cfg.Rand, Build: a.cfg.Version,
 	})
 	expires := now.Add(maxEAR)
 	if !res.Expires.IsZero() && res.Expires.Before(expires) {

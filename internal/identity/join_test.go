@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/assay-attest/assay/api"
+	tpmevidence "github.com/assay-attest/assay/evidence/tpm"
 	"github.com/assay-attest/assay/internal/identity"
 	"github.com/assay-attest/assay/internal/store"
 	"github.com/assay-attest/assay/rats"
@@ -172,32 +173,30 @@ func TestJoinRequestRefusals(t *testing.T) {
 // R092: an AK that the TPM has, but which may sign anything, is not enrolled; nor one whose attributes were changed.
 func TestAKWithWrongAttributesIsRefused(t *testing.T) {
 	o, m := newOffice(t), newMachine(t)
-	refused := func(t *testing.T, ak []byte) {
-		t.Helper()
-		r := m.request(t, o.token(api.TokenRequest{}), "web-1")
-		r.AK = ak
-		_, err := o.Begin(t.Context(), namespace, o.space, r)
-		if reason, ok := rats.ReasonOf(err); !ok || !strings.HasPrefix(string(reason.Code), "tpm.") {
-			t.Errorf("got %v, want a refusal of the TPM format", err)
-		}
+	flipped := func(at int, bit byte) []byte {
+		ak := bytes.Clone(m.ak.Public)
+		ak[at] ^= bit
+		return ak
 	}
-	t.Run("unrestricted key", func(t *testing.T) { refused(t, m.key.TPMPublic()) })
 	// TPM2B_PUBLIC: size (2), type (2), name algorithm (2), attributes (4).
-	for name, flip := range map[string]struct {
-		at  int
-		bit byte
+	for _, tc := range []struct {
+		name string
+		ak   []byte
+		want rats.CodeInfo
 	}{
-		"not restricted":        {7, 1},
-		"may decrypt":           {7, 2},
-		"not signing":           {7, 4},
-		"not fixed to the TPM":  {9, 2},
-		"not fixed to parent":   {9, 16},
-		"secret from elsewhere": {9, 32},
+		{"unrestricted key of the same TPM", m.key.TPMPublic(), tpmevidence.CodeAKRestricted},
+		{"not restricted", flipped(7, 1), tpmevidence.CodeAKRestricted},
+		{"may decrypt", flipped(7, 2), tpmevidence.CodeAKDecrypt},
+		{"not signing", flipped(7, 4), tpmevidence.CodeAKSign},
+		{"not fixed to the TPM", flipped(9, 2), tpmevidence.CodeAKFixedTPM},
+		{"not fixed to its parent", flipped(9, 16), tpmevidence.CodeAKFixedParent},
+		{"secret from elsewhere", flipped(9, 32), tpmevidence.CodeAKOrigin},
 	} {
-		t.Run(name, func(t *testing.T) {
-			ak := bytes.Clone(m.ak.Public)
-			ak[flip.at] ^= flip.bit
-			refused(t, ak)
+		t.Run(tc.name, func(t *testing.T) {
+			r := m.request(t, o.token(api.TokenRequest{}), "web-1")
+			r.AK = tc.ak
+			_, err := o.Begin(t.Context(), namespace, o.space, r)
+			wantCode(t, err, tc.want)
 		})
 	}
 }
@@ -255,6 +254,14 @@ func TestJoinFinishRefusals(t *testing.T) {
 		_, err := o.Finish(t.Context(), namespace, o.space, f)
 		wantCode(t, err, identity.CodeContinueLate)
 	})
+	if len(o.space.data.nodes) != 0 {
+		t.Errorf("a refused join left %d nodes", len(o.space.data.nodes))
+	}
+}
+
+// R092: what the TPM says must be about the TLS key and the AK of the request, and this exchange.
+func TestTPMThatProvesSomethingElseIsRefused(t *testing.T) {
+	o, m, other := newOffice(t), newMachine(t), newMachine(t)
 	t.Run("another key certified", func(t *testing.T) {
 		// The request announces one key's SPKI and another key's TPM2B_PUBLIC: an attacker's key beside the TPM's.
 		r := m.request(t, o.token(api.TokenRequest{}), "web-1")
@@ -269,9 +276,7 @@ func TestJoinFinishRefusals(t *testing.T) {
 		old := m.answer(t, r, o.begin(r))
 		f.CertifyInfo, f.CertifySig = old.CertifyInfo, old.CertifySig
 		_, err := o.Finish(t.Context(), namespace, o.space, f)
-		if reason, ok := rats.ReasonOf(err); !ok || !strings.HasPrefix(string(reason.Code), "tpm.") {
-			t.Errorf("got %v, want a refusal of the TPM format", err)
-		}
+		wantCode(t, err, tpmevidence.CodeCertifyNonce)
 	})
 	t.Run("certified by another TPM's AK", func(t *testing.T) {
 		r := m.request(t, o.token(api.TokenRequest{}), "web-1")
@@ -282,9 +287,7 @@ func TestJoinFinishRefusals(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err = o.Finish(t.Context(), namespace, o.space, f)
-		if reason, ok := rats.ReasonOf(err); !ok || !strings.HasPrefix(string(reason.Code), "tpm.") {
-			t.Errorf("got %v, want a refusal of the TPM format", err)
-		}
+		wantCode(t, err, tpmevidence.CodeCertifySignature)
 	})
 	t.Run("credential for another TPM", func(t *testing.T) {
 		// The EK of one machine with the AK of another: the TPM of the EK does not open it for an AK it doesn't have.

@@ -118,10 +118,12 @@ func (j *Joiner) CreateToken(ctx context.Context, namespace string, space store.
 	}
 	t.Hash = rats.SHA256(secret)
 	err = space.Update(ctx, func(tx store.Tx) error {
-		t := t
-		if t.Parent, err = parentID(tx, r.Parent); err != nil {
+		parent, err := parentID(tx, r.Parent)
+		if err != nil {
 			return err
 		}
+		t := t
+		t.Parent = parent
 		if err := tx.Tokens().Put(t); err != nil {
 			return fmt.Errorf("storing a join token: %w", err)
 		}

@@ -139,7 +139,7 @@ func Rebooted(n store.Node) bool {
 // maxParents bounds the chain of parents that is followed; a longer one, or a circle, is unknown.
 const maxParents = 8
 
-// Resolve derives a node's status with that of its parents, which are found by name.
+// Resolve derives a node's status with that of its parents.
 func Resolve(nodes store.Nodes, n store.Node, now time.Time) (Status, error) {
 	return resolve(nodes, n, now, 0)
 }
@@ -151,7 +151,7 @@ func resolve(nodes store.Nodes, n store.Node, now time.Time, depth int) (Status,
 	if depth >= maxParents {
 		return StatusOf(n, &Status{}, now), nil
 	}
-	p, err := nodes.ByName(n.Parent)
+	p, err := nodes.Get(n.Parent)
 	if errors.Is(err, store.ErrNotFound) {
 		return StatusOf(n, &Status{}, now), nil
 	}

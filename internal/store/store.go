@@ -72,10 +72,10 @@ type Epochs interface {
 
 // Node is what gets a verdict. State is derived (internal/node), never stored.
 type Node struct {
-	ID        string            `json:"id"`   // nd_…
-	Name      string            `json:"name"` // unique in the namespace
-	Kind      string            `json:"kind"` // host, vm, sandbox, enclave
-	Parent    string            `json:"parent,omitempty"`
+	ID        string            `json:"id"`               // nd_…
+	Name      string            `json:"name"`             // unique in the namespace
+	Kind      string            `json:"kind"`             // host, vm, sandbox, enclave
+	Parent    string            `json:"parent,omitempty"` // id
 	Labels    map[string]string `json:"labels,omitempty"`
 	Enrolment string            `json:"enrolment"` // pending, approved, revoked
 	// Endorsements are the records the enrolment authority made of this node at join (which AK, which EK).

@@ -67,6 +67,47 @@ func TestEndorsementKeyWithoutCertificateHasNone(t *testing.T) {
 	}
 }
 
+func TestEndorsementKeyIsMadeAgainWhereNoneIsPersistent(t *testing.T) {
+	sw := swtpm.Start(t)
+	d, err := tpm.Open(t.Context(), sw.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, err := d.EK(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := net.Dial("unix", strings.TrimPrefix(sw.Path(), "unix:"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw := &rawTPM{conn}
+	public, err := tpm2.ReadPublic{ObjectHandle: tpm2.TPMHandle(0x81010001)}.Execute(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := (tpm2.EvictControl{
+		Auth:             tpm2.TPMRHOwner,
+		ObjectHandle:     &tpm2.NamedHandle{Handle: 0x81010001, Name: public.Name},
+		PersistentHandle: 0x81010001,
+	}).Execute(raw); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.Close(); err != nil {
+		t.Fatal(err)
+	}
+	after, err := open(t, sw.Path()).EK(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !after.Digest.Equal(before.Digest) || !bytes.Equal(after.CertDER, before.CertDER) {
+		t.Errorf("the EK made is %s, the persistent one was %s", after.Digest, before.Digest)
+	}
+}
+
 func TestSameUniqueValueYieldsTheSameKeyAfterReset(t *testing.T) {
 	sw := swtpm.Start(t)
 	d := open(t, sw.Path())

@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/assay-attest/assay/api"
 	"github.com/assay-attest/assay/client"
+	"github.com/assay-attest/assay/internal/httpapi"
 	"github.com/assay-attest/assay/internal/keyring"
 	"github.com/assay-attest/assay/internal/measure"
 	"github.com/assay-attest/assay/internal/server"
@@ -49,6 +49,9 @@ func (r *rig) advance(d time.Duration) { r.skew.Add(int64(d)) }
 // newRig starts a server with a policy that trusts softtpm's vendor and three files.
 func newRig(t testing.TB) *rig {
 	t.Helper()
+	if p, ok := t.(*testing.T); ok {
+		p.Parallel() // an orderly stop of a server takes a second
+	}
 	r := &rig{t: t, dir: t.TempDir(), files: t.TempDir(), vendor: softtpm.NewCA(rand.Reader)}
 	for _, f := range []string{"a", "b", "c"} {
 		r.write(f, "content of "+f)
@@ -209,6 +212,10 @@ func (r *rig) options(name string) wire.Options {
 func (r *rig) machine(name string) *wire.Machine {
 	r.t.Helper()
 	m, err := wire.Join(r.t.Context(), r.options(name))
+	for codeOf(err) == httpapi.CodeRate.Code {
+		time.Sleep(100 * time.Millisecond)
+		m, err = wire.Join(r.t.Context(), r.options(name))
+	}
 	if err != nil {
 		r.t.Fatalf("joining %s: %v", name, err)
 	}
@@ -264,14 +271,11 @@ func (r *rig) results(m *wire.Machine) int {
 
 // codeOf is the stable code of an error, from whichever side it comes.
 func codeOf(err error) rats.Code {
-	var ce *client.Error
-	if errors.As(err, &ce) {
-		return ce.Problem.Code
+	if c := client.CodeOf(err); c != "" {
+		return c
 	}
-	if reason, ok := rats.ReasonOf(err); ok {
-		return reason.Code
-	}
-	return ""
+	reason, _ := rats.ReasonOf(err)
+	return reason.Code
 }
 
 // refused fails the test unless err carries the code.
