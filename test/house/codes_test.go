@@ -70,9 +70,13 @@ func scanCodes(t *testing.T) []*code {
 	for _, src := range list {
 		s.mentioned(src)
 	}
+	scripts := ""
+	if err := walk(".txtar", func(_ string, text []byte) error { scripts += string(text); return nil }); err != nil {
+		t.Fatal(err)
+	}
 	out := make([]*code, 0, len(s.codes))
 	for _, c := range s.codes {
-		c.Tested = c.Tested || s.text[c.Code]
+		c.Tested = c.Tested || s.text[c.Code] || strings.Contains(scripts, c.Code)
 		out = append(out, c)
 	}
 	slices.SortFunc(out, func(a, b *code) int { return strings.Compare(a.Code, b.Code) })
