@@ -90,6 +90,54 @@ func TestPointOffTheCurveIsRefused(t *testing.T) {
 	wantCode(t, err, tpm.CodeAKMalformed, false)
 }
 
+func TestWeakRSAKeysAreRefused(t *testing.T) {
+	s := softtpm.New(rand.Reader)
+	good := softtpm.New(rand.Reader, softtpm.Options{AK: softtpm.RSASSA}).AKPublic()
+	parms := func(bits tpm2.TPMKeyBits, exponent uint32) func(*tpm2.TPMTPublic) {
+		return func(p *tpm2.TPMTPublic) {
+			scheme := tpm2.TPMTRSAScheme{Scheme: tpm2.TPMAlgRSASSA,
+				Details: tpm2.NewTPMUAsymScheme(tpm2.TPMAlgRSASSA, &tpm2.TPMSSigSchemeRSASSA{HashAlg: tpm2.TPMAlgSHA256})}
+			p.Parameters = tpm2.NewTPMUPublicParms(tpm2.TPMAlgRSA, &tpm2.TPMSRSAParms{Scheme: scheme, KeyBits: bits, Exponent: exponent})
+		}
+	}
+	modulus := func(n []byte) func(*tpm2.TPMTPublic) {
+		return func(p *tpm2.TPMTPublic) {
+			p.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgRSA, &tpm2.TPM2BPublicKeyRSA{Buffer: n})
+		}
+	}
+	if _, err := tpm.Enrol(s.EKPublic(), nil, remade(t, good, parms(2048, 65537)), now); err != nil {
+		t.Errorf("exponent 65537, spelt out: %v", err)
+	}
+	for name, ak := range map[string][]byte{
+		"exponent 3":        remade(t, good, parms(2048, 3)),
+		"3072 bits of 2048": remade(t, good, parms(3072, 0)),
+		"1024 bits":         remade(t, remade(t, good, parms(1024, 0)), modulus(bytes.Repeat([]byte{0xff}, 128))),
+		"even modulus":      remade(t, good, modulus(append(bytes.Repeat([]byte{0xff}, 255), 0))),
+	} {
+		_, err := tpm.Enrol(s.EKPublic(), nil, ak, now)
+		t.Run(name, func(t *testing.T) { wantCode(t, err, tpm.CodeAKMalformed, false) })
+	}
+}
+
+func TestCertificateThatNamesTheKeyRSAESOAEPIsRead(t *testing.T) {
+	s := softtpm.New(rand.Reader, softtpm.Options{RSAEK: true})
+	rsaEncryption := []byte{0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01}
+	oaep := append(bytes.Clone(rsaEncryption[:8]), 7)
+	cert := bytes.Replace(s.EKCert(), rsaEncryption, oaep, 1) // its signature is broken by that; Enrol doesn't judge it
+	if bytes.Equal(cert, s.EKCert()) {
+		t.Fatal("nothing was replaced")
+	}
+	r, err := tpm.Enrol(s.EKPublic(), cert, s.AKPublic(), now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Manufacturer != "id:46414B45" {
+		t.Errorf("manufacturer is %q", r.Manufacturer)
+	}
+	_, err = tpm.Enrol(softtpm.New(rand.Reader, softtpm.Options{RSAEK: true}).EKPublic(), cert, s.AKPublic(), now)
+	wantCode(t, err, tpm.CodeEKCertOther, false)
+}
+
 func TestEnrolmentSurvivesItsEncoding(t *testing.T) {
 	for _, o := range []softtpm.Options{{}, {RSAEK: true, AK: softtpm.RSASSA}, {WithoutEKCert: true}} {
 		r := enrol(t, softtpm.New(rand.Reader, o))

@@ -213,7 +213,7 @@ func (r *rig) machine(name string) *wire.Machine {
 	r.t.Helper()
 	m, err := wire.Join(r.t.Context(), r.options(name))
 	for codeOf(err) == httpapi.CodeRate.Code {
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(400 * time.Millisecond)
 		m, err = wire.Join(r.t.Context(), r.options(name))
 	}
 	if err != nil {

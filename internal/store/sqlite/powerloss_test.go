@@ -172,7 +172,7 @@ func lost(acked []int64, there map[int64]bool) (missing []int64) {
 // none is torn, and the audit chain verifies.
 func TestAcknowledgedUpdatesSurvivePowerLoss(t *testing.T) {
 	const workers, perWorker = 8, 24
-	points := 40
+	points := 24
 	if testing.Short() {
 		points = 8
 	}

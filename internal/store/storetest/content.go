@@ -138,7 +138,7 @@ func recordsByTime(t *testing.T, s store.Store) {
 	})
 }
 
-// R: S06
+// spendOnce: S06, a challenge is used up by the transaction that stores its step.
 func spendOnce(t *testing.T, s store.Store) {
 	p := s.In("one")
 	spend := func(id byte) func(store.Tx) error {
@@ -253,7 +253,7 @@ func blobsKeep(t *testing.T, s store.Store) {
 	}
 }
 
-// R: S07
+// tokenOnce: S07, a join token has one use.
 func tokenOnce(t *testing.T, s store.Store) {
 	p := s.In("one")
 	want := store.JoinToken{ID: "jt_1", Hash: rats.SHA256([]byte("h")), Name: "alpha", Kind: "host", Labels: map[string]string{"a": "b"},

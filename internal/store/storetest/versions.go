@@ -82,7 +82,7 @@ func documentTombstone(t *testing.T, s store.Store) {
 	update(t, p, get(0))
 }
 
-// R: S40
+// documentsBump: S40, what was judged under older documents can't commit.
 func documentsBump(t *testing.T, s store.Store) {
 	p := s.In("one")
 	last := currentEpoch(t, p)
@@ -127,9 +127,7 @@ func holdEpoch(t *testing.T, s store.Store) {
 	update(t, p, hold(e+1))
 }
 
-// epochRule: once Bump has returned, no update that holds an older epoch returns nil.
-//
-// R: S40
+// epochRule: once Bump has returned, no update that holds an older epoch returns nil (S40).
 func epochRule(t *testing.T, s store.Store) {
 	p := s.In("one")
 	var current atomic.Int64 // the newest epoch whose Bump has returned
