@@ -31,6 +31,7 @@ type lastResult struct {
 	boots    rats.Digest
 	instance []byte
 	steady   bool // the result was trusted
+	epoch    int64
 	at       time.Time
 	every    time.Duration
 }

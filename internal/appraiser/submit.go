@@ -247,6 +247,9 @@ func (a *Appraiser) verify(ctx context.Context, j *judgement) error {
 	j.params, j.inputs = map[rats.Format][]byte{}, map[rats.Format]rats.Inputs{}
 	for _, k := range j.active.Asks() {
 		j.params[k.Format] = k.Params
+		if p, ok := j.ch.Params[k.Format]; ok {
+			j.params[k.Format] = p
+		}
 	}
 	for _, f := range j.active.Planned() {
 		p, err := planOf(j.ch, j.view, j.active)
@@ -364,7 +367,7 @@ func (a *Appraiser) conclude(ctx context.Context, j *judgement) (api.Answer, err
 	}
 	a.hub.accepted(j.namespace, j.node.ID, lastResult{
 		id: r.ID, keys: r.Keys, boots: bootID(r.Boots), instance: bytes.Clone(j.manifest.Instance),
-		steady: rats.VerdictOf(r.Tier, false).Secrets, at: r.At, every: j.active.Every(),
+		steady: rats.VerdictOf(r.Tier, false).Secrets, epoch: j.ch.Epoch, at: r.At, every: j.active.Every(),
 	})
 	a.hub.done(j.namespace, j.node.ID, outcome{result: r.ID, asked: j.ch.Asked})
 	return api.Answer{Result: &told}, nil
