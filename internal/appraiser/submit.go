@@ -272,7 +272,8 @@ func (a *Appraiser) verify(ctx context.Context, j *judgement) error {
 		return fmt.Errorf("verifying evidence: %w", err)
 	}
 	for _, r := range set.Refused {
-		if r.Tier == rats.Contraindicated || r.Code == appraise.CodeFormatMissing.Code {
+		missing := r.Code == appraise.CodeFormatMissing.Code && !j.active.Optional(r.Format)
+		if r.Tier == rats.Contraindicated || missing {
 			return &rats.BadEvidence{Reason: r}
 		}
 	}
