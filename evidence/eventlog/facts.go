@@ -152,8 +152,8 @@ func (x *extractor) describeIPL(data, sum []byte, proof Proof) (string, Proof) {
 	text := bytes.TrimRight(data, "\x00")
 	if looksUTF16(data) {
 		s := utf16Text(data)
-		if len(data) > 2*maxLine || len(utf16Bytes(s)) < len(bytes.TrimRight(data, "\x00"))-1 {
-			return hex.EncodeToString(data[:32]), proof // more follows the terminator
+		if len(data) > 2*maxLine || goesOn(data) {
+			return hex.EncodeToString(data[:min(len(data), 32)]), proof
 		}
 		if proof != ProofDigest && strings.HasPrefix(s, ".") && x.hashes(sum, []byte(s), []byte{0}) {
 			proof = ProofDigest // the name of a section, in ASCII (systemd-stub)

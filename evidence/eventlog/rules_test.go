@@ -129,11 +129,12 @@ func TestPatternsNeverMatchAPartOfALine(t *testing.T) {
 		"too long":                 strings.Repeat("x", maxLine) + " init=/evil",
 		"NUL inside":               "x\x00 init=/evil",
 		"UTF-16 with a NUL inside": string(utf16Bytes("x\x00 init=/evil")),
+		"UTF-16, escapes":          string(utf16Bytes("x%%%%%%%%\x00 init=/e")),
 		"UTF-16, too long":         string(utf16Bytes(strings.Repeat("x", maxLine) + " init=/evil")),
 	} {
 		l := newLog(KindPCR).text(8, evIPL, line)
 		c := mustVerify(t, l.evidence(), l.inputs())
-		r := &Rules{SecureBoot: SecureBootAny, CommandPatterns: []string{"x+…?"}}
+		r := &Rules{SecureBoot: SecureBootAny, CommandPatterns: []string{"x+%*…?"}}
 		if got := codesOf(checked(t, r, c)); !strings.Contains(got, string(CodeOSEvent.Code)) {
 			t.Errorf("%s: %q", name, got)
 		}
