@@ -93,41 +93,57 @@ func TestQuoteWithOneThingChangedIsRefused(t *testing.T) {
 		make func(*scene) []byte
 		code rats.Code
 	}{
-		"version 2":            {set(0, 1), dcap.CodeQuoteUnsupported.Code},
-		"P-384 key":            {set(2, 1), dcap.CodeQuoteUnsupported.Code},
-		"TDX in version 3":     {set(4, 0x81), dcap.CodeQuoteUnsupported.Code},
-		"other vendor":         {set(12, 1), dcap.CodeQuoteUnsupported.Code},
-		"truncated":            {edit(func(b []byte) []byte { return b[:len(b)-1] }), dcap.CodeQuoteMalformed.Code},
-		"longer signature":     {edit(func(b []byte) []byte { le.PutUint32(b[sigLen:], 0xffffffff); return b }), dcap.CodeQuoteMalformed.Code},
-		"shorter signature":    {edit(func(b []byte) []byte { le.PutUint32(b[sigLen:], le.Uint32(b[sigLen:])-1); return b }), dcap.CodeQuoteMalformed.Code},
-		"too long":             {edit(func(b []byte) []byte { return append(b, make([]byte, 300<<10)...) }), dcap.CodeQuoteMalformed.Code},
-		"trailing byte":        {edit(func(b []byte) []byte { return append(b, 0, 0, 1) }), dcap.CodeQuoteTrailing.Code},
-		"too much padding":     {edit(func(b []byte) []byte { return append(b, make([]byte, 9000)...) }), dcap.CodeQuoteTrailing.Code},
-		"nested data":          {func(s *scene) []byte { s.machine.CertType = 6; return s.quote() }, dcap.CodeQuoteMalformed.Code},
-		"unknown data":         {func(s *scene) []byte { s.machine.CertType = 8; return s.quote() }, dcap.CodeQuoteMalformed.Code},
-		"header":               {set(30, 1), dcap.CodeQuoteSignature.Code},
-		"measurement":          {set(112, 1), dcap.CodeQuoteSignature.Code},
-		"signature":            {set(sigLen+4, 1), dcap.CodeQuoteSignature.Code},
-		"attestation key":      {set(sigLen+4+64, 1), dcap.CodeKeyUnbound.Code},
-		"QE report":            {set(sigLen+4+128+64, 1), dcap.CodeQESignature.Code},
-		"QE signature":         {set(sigLen+4+128+384, 1), dcap.CodeQESignature.Code},
-		"authentication data":  {set(sigLen+4+128+448+2, 1), dcap.CodeKeyUnbound.Code},
-		"key off the curve":    {offCurve, dcap.CodeQuoteKey.Code},
-		"debug QE":             {func(s *scene) []byte { s.machine.QE.Attributes.Flags |= abi.FlagDebug; return s.quote() }, dcap.CodeQEDebug.Code},
-		"other QE signer":      {func(s *scene) []byte { s.machine.QE.MRSIGNER[1] ^= 1; return s.quote() }, dcap.CodeQEIdentity.Code},
-		"other QE product":     {func(s *scene) []byte { s.machine.QE.ISVProdID++; return s.quote() }, dcap.CodeQEIdentity.Code},
-		"other QE attributes":  {func(s *scene) []byte { s.machine.QE.Attributes.Flags |= 1 << 40; return s.quote() }, dcap.CodeQEIdentity.Code},
-		"other QE misc":        {func(s *scene) []byte { s.machine.QE.MiscSelect = 1; return s.quote() }, dcap.CodeQEIdentity.Code},
-		"no chain":             {func(s *scene) []byte { s.machine.CertType, s.machine.CertData = 1, make([]byte, 36); return s.quote() }, dcap.CodeChainMissing.Code},
-		"leaf alone":           {func(s *scene) []byte { s.machine.CertData = s.machine.PCK.PEM(); s.in.Endorsements = nil; return s.quote() }, dcap.CodeChainMissing.Code},
-		"broken chain":         {func(s *scene) []byte { s.machine.CertData = s.machine.CertData[30:]; return s.quote() }, dcap.CodeChainMalformed.Code},
-		"text in the chain":    {func(s *scene) []byte { s.machine.CertData = append([]byte("x"), s.machine.CertData...); return s.quote() }, dcap.CodeChainMalformed.Code},
-		"other CA's leaf":      {func(s *scene) []byte { s.machine.CertData = slices.Concat(s.machine.PCK.PEM(), other.Platform.PEM(), other.Root.PEM()); return s.quote() }, dcap.CodeChainSignature.Code},
-		"other root":           {func(s *scene) []byte { s.machine = other.Machine(4, 5); return s.quote() }, dcap.CodeChainRoot.Code},
-		"only Intel's root":    {func(s *scene) []byte { s.in.Anchors = nil; return s.quote() }, dcap.CodeChainRoot.Code},
-		"other root at end":    {func(s *scene) []byte { s.machine.CertData = slices.Concat(s.machine.PCK.PEM(), s.machine.CA.PEM(), other.Root.PEM()); return s.quote() }, dcap.CodeChainRoot.Code},
-		"leaf of another name": {func(s *scene) []byte { s.machine = s.intel.MachineOf(s.intel.Platform, named("Someone")); return s.quote() }, dcap.CodeChainProfile.Code},
-		"no SGX extension":     {func(s *scene) []byte { s.machine = s.intel.MachineOf(s.intel.Platform, nil); return s.quote() }, dcap.CodeChainProfile.Code},
+		"version 2":           {set(0, 1), dcap.CodeQuoteUnsupported.Code},
+		"P-384 key":           {set(2, 1), dcap.CodeQuoteUnsupported.Code},
+		"TDX in version 3":    {set(4, 0x81), dcap.CodeQuoteUnsupported.Code},
+		"other vendor":        {set(12, 1), dcap.CodeQuoteUnsupported.Code},
+		"truncated":           {edit(func(b []byte) []byte { return b[:len(b)-1] }), dcap.CodeQuoteMalformed.Code},
+		"longer signature":    {edit(func(b []byte) []byte { le.PutUint32(b[sigLen:], 0xffffffff); return b }), dcap.CodeQuoteMalformed.Code},
+		"shorter signature":   {edit(func(b []byte) []byte { le.PutUint32(b[sigLen:], le.Uint32(b[sigLen:])-1); return b }), dcap.CodeQuoteMalformed.Code},
+		"too long":            {edit(func(b []byte) []byte { return append(b, make([]byte, 300<<10)...) }), dcap.CodeQuoteMalformed.Code},
+		"trailing byte":       {edit(func(b []byte) []byte { return append(b, 0, 0, 1) }), dcap.CodeQuoteTrailing.Code},
+		"too much padding":    {edit(func(b []byte) []byte { return append(b, make([]byte, 9000)...) }), dcap.CodeQuoteTrailing.Code},
+		"nested data":         {func(s *scene) []byte { s.machine.CertType = 6; return s.quote() }, dcap.CodeQuoteMalformed.Code},
+		"unknown data":        {func(s *scene) []byte { s.machine.CertType = 8; return s.quote() }, dcap.CodeQuoteMalformed.Code},
+		"header":              {set(30, 1), dcap.CodeQuoteSignature.Code},
+		"measurement":         {set(112, 1), dcap.CodeQuoteSignature.Code},
+		"signature":           {set(sigLen+4, 1), dcap.CodeQuoteSignature.Code},
+		"attestation key":     {set(sigLen+4+64, 1), dcap.CodeKeyUnbound.Code},
+		"QE report":           {set(sigLen+4+128+64, 1), dcap.CodeQESignature.Code},
+		"QE signature":        {set(sigLen+4+128+384, 1), dcap.CodeQESignature.Code},
+		"authentication data": {set(sigLen+4+128+448+2, 1), dcap.CodeKeyUnbound.Code},
+		"key off the curve":   {offCurve, dcap.CodeQuoteKey.Code},
+		"debug QE":            {func(s *scene) []byte { s.machine.QE.Attributes.Flags |= abi.FlagDebug; return s.quote() }, dcap.CodeQEDebug.Code},
+		"other QE signer":     {func(s *scene) []byte { s.machine.QE.MRSIGNER[1] ^= 1; return s.quote() }, dcap.CodeQEIdentity.Code},
+		"other QE product":    {func(s *scene) []byte { s.machine.QE.ISVProdID++; return s.quote() }, dcap.CodeQEIdentity.Code},
+		"other QE attributes": {func(s *scene) []byte { s.machine.QE.Attributes.Flags |= 1 << 40; return s.quote() }, dcap.CodeQEIdentity.Code},
+		"other QE misc":       {func(s *scene) []byte { s.machine.QE.MiscSelect = 1; return s.quote() }, dcap.CodeQEIdentity.Code},
+		"no chain":            {func(s *scene) []byte { s.machine.CertType, s.machine.CertData = 1, make([]byte, 36); return s.quote() }, dcap.CodeChainMissing.Code},
+		"leaf alone": {func(s *scene) []byte {
+			s.machine.CertData = s.machine.PCK.PEM()
+			s.in.Endorsements = nil
+			return s.quote()
+		}, dcap.CodeChainMissing.Code},
+		"broken chain": {func(s *scene) []byte { s.machine.CertData = s.machine.CertData[30:]; return s.quote() }, dcap.CodeChainMalformed.Code},
+		"text in the chain": {func(s *scene) []byte {
+			s.machine.CertData = append([]byte("x"), s.machine.CertData...)
+			return s.quote()
+		}, dcap.CodeChainMalformed.Code},
+		"other CA's leaf": {func(s *scene) []byte {
+			s.machine.CertData = slices.Concat(s.machine.PCK.PEM(), other.Platform.PEM(), other.Root.PEM())
+			return s.quote()
+		}, dcap.CodeChainSignature.Code},
+		"other root":        {func(s *scene) []byte { s.machine = other.Machine(4, 5); return s.quote() }, dcap.CodeChainRoot.Code},
+		"only Intel's root": {func(s *scene) []byte { s.in.Anchors = nil; return s.quote() }, dcap.CodeChainRoot.Code},
+		"other root at end": {func(s *scene) []byte {
+			s.machine.CertData = slices.Concat(s.machine.PCK.PEM(), s.machine.CA.PEM(), other.Root.PEM())
+			return s.quote()
+		}, dcap.CodeChainRoot.Code},
+		"leaf of another name": {func(s *scene) []byte {
+			s.machine = s.intel.MachineOf(s.intel.Platform, named("Someone"))
+			return s.quote()
+		}, dcap.CodeChainProfile.Code},
+		"no SGX extension": {func(s *scene) []byte { s.machine = s.intel.MachineOf(s.intel.Platform, nil); return s.quote() }, dcap.CodeChainProfile.Code},
 		"CA of another name": {func(s *scene) []byte {
 			s.machine = s.intel.MachineOf(s.intel.Issue(s.intel.Root, "Intel SGX TCB Signing", true, nil), named("Intel SGX PCK Certificate"))
 			return s.quote()
@@ -186,10 +202,14 @@ func TestProblemsOfCollateralLeaveTheQuoteGenuine(t *testing.T) {
 		return func(s *scene) []rats.Endorsement { return s.intel.Endorse(info(s), identity(s)) }
 	}
 	info := func(with dcaptest.Object) func(*scene) dcaptest.Object {
-		return func(s *scene) dcaptest.Object { return s.intel.TCBInfo("SGX", dcaptest.Level(4, 4, 5, "UpToDate")).With(with) }
+		return func(s *scene) dcaptest.Object {
+			return s.intel.TCBInfo("SGX", dcaptest.Level(4, 4, 5, "UpToDate")).With(with)
+		}
 	}
 	identity := func(with dcaptest.Object) func(*scene) dcaptest.Object {
-		return func(s *scene) dcaptest.Object { return s.intel.Identity("QE", dcaptest.SVNLevel(6, "UpToDate")).With(with) }
+		return func(s *scene) dcaptest.Object {
+			return s.intel.Identity("QE", dcaptest.SVNLevel(6, "UpToDate")).With(with)
+		}
 	}
 	replace := func(i int, b func(*scene) []byte) change {
 		return func(s *scene) []rats.Endorsement {
