@@ -169,7 +169,7 @@ func (a *Appraiser) updateNode(tx store.Tx, j *judgement, r rats.Result) error {
 	if n.Last == "" || n.LastTier != r.Tier || n.Withdrawn != "" {
 		n.Since = r.At
 	}
-	n.Last, n.LastTier, n.LastAt, n.Expires, n.LastBoot, n.Withdrawn = r.ID, r.Tier, r.At, r.Expires, bootID(r.Boots), ""
+	n.Last, n.LastTier, n.LastAt, n.Expires, n.LastBoot, n.Marks, n.Withdrawn = r.ID, r.Tier, r.At, r.Expires, bootID(r.Boots), r.Marks, ""
 	for f, v := range j.set.Verified {
 		if v.Resume == nil {
 			continue
@@ -217,7 +217,7 @@ func (a *Appraiser) audit(tx store.Tx, actor, verb, object string, detail any) (
 // alert records that a node's credential sent evidence that was refused. It never changes the node's verdict (S07).
 func (a *Appraiser) alert(ctx context.Context, namespace, nodeID string, r rats.Reason) {
 	a.cfg.Log.Warn("evidence refused", "namespace", namespace, "node", nodeID, "code", r.Code, "path", r.Path)
-	if r.Code == CodePolicyChanged.Code || r.Code == CodeNodeUnknown.Code {
+	if r.Code == CodePolicyChanged.Code || r.Code == CodeNodeUnknown.Code || !a.hub.alert(namespace, nodeID, r.Code, a.cfg.Now()) {
 		return
 	}
 	err := a.cfg.Store.In(namespace).Update(ctx, func(tx store.Tx) error {

@@ -70,12 +70,21 @@ func (a *Appraiser) Submit(ctx context.Context, namespace, nodeID string, peer [
 		} else {
 			a.cfg.Log.Error("judging a submission", "namespace", namespace, "node", nodeID, "error", err)
 		}
-		a.hub.done(namespace, nodeID, outcome{err: err})
+		a.hub.done(namespace, nodeID, outcome{err: err, asked: a.askedAt(sub.Token)})
 		if evidence && (reason.Code == CodePolicyChanged.Code || reason.Code == CodeTokenExpired.Code) {
 			a.hub.kick(namespace, nodeID, "retry")
 		}
 	}
 	return answer, err
+}
+
+// askedAt is when the exchange of a token began; zero if the token isn't ours.
+func (a *Appraiser) askedAt(token []byte) time.Time {
+	var c challenge
+	if b, err := a.cfg.Tokens.Open(tokenAAD, token); err != nil || json.Unmarshal(b, &c) != nil {
+		return time.Time{}
+	}
+	return c.Asked
 }
 
 func (a *Appraiser) submit(ctx context.Context, namespace, nodeID string, peer []byte, sub api.Submission) (api.Answer, error) {
@@ -238,6 +247,9 @@ func (a *Appraiser) verify(ctx context.Context, j *judgement) error {
 	j.params, j.inputs = map[rats.Format][]byte{}, map[rats.Format]rats.Inputs{}
 	for _, k := range j.active.Asks() {
 		j.params[k.Format] = k.Params
+		if p, ok := j.ch.Params[k.Format]; ok {
+			j.params[k.Format] = p
+		}
 	}
 	for _, f := range j.active.Planned() {
 		p, err := planOf(j.ch, j.view, j.active)
@@ -260,7 +272,8 @@ func (a *Appraiser) verify(ctx context.Context, j *judgement) error {
 		return fmt.Errorf("verifying evidence: %w", err)
 	}
 	for _, r := range set.Refused {
-		if r.Tier == rats.Contraindicated || r.Code == appraise.CodeFormatMissing.Code {
+		missing := r.Code == appraise.CodeFormatMissing.Code && !j.active.Optional(r.Format)
+		if r.Tier == rats.Contraindicated || missing {
 			return &rats.BadEvidence{Reason: r}
 		}
 	}
@@ -355,9 +368,9 @@ func (a *Appraiser) conclude(ctx context.Context, j *judgement) (api.Answer, err
 	}
 	a.hub.accepted(j.namespace, j.node.ID, lastResult{
 		id: r.ID, keys: r.Keys, boots: bootID(r.Boots), instance: bytes.Clone(j.manifest.Instance),
-		steady: rats.VerdictOf(r.Tier, false).Secrets, at: r.At, every: j.active.Every(),
+		steady: rats.VerdictOf(r.Tier, false).Secrets, epoch: j.ch.Epoch, at: r.At, every: j.active.Every(),
 	})
-	a.hub.done(j.namespace, j.node.ID, outcome{result: r.ID})
+	a.hub.done(j.namespace, j.node.ID, outcome{result: r.ID, asked: j.ch.Asked})
 	return api.Answer{Result: &told}, nil
 }
 
