@@ -206,6 +206,9 @@ func TestParametersAskForThePrivilegeLevelThatIsJudged(t *testing.T) {
 			t.Errorf("%s is read", bad)
 		}
 	}
+	if n, err := snp.Level([]byte(`{"vmpl":3}`)); err != nil || n != 3 {
+		t.Errorf("level %d: %v", n, err)
+	}
 	if p, err := snp.ParseParams(nil); err != nil || p.VMPL != 0 {
 		t.Errorf("nothing: %v", err)
 	}

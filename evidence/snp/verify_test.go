@@ -442,20 +442,28 @@ func TestBadCertificateTablesAreRefused(t *testing.T) {
 
 // R116: of a genuine report no signed byte may change, and none be missing.
 func TestEveryChangedByteAndEveryTruncationOfGenuineReportsIsRefused(t *testing.T) {
-	leaf, chain := recording(t, "snp/trustee/test-vcek.der"), recording(t, "snp/roots/ask_ark_milan.pem")
-	in := rats.Inputs{
-		Binding: rats.Binding{Profile: rats.ProfileNone}, Now: time.Date(2024, 6, 1, 0, 0, 0, 0, time.UTC),
-		Endorsements: []rats.Endorsement{{Body: leaf}, {Body: chain}, {Body: recording(t, "snp/azure-trustee/vcek.pem")}},
-	}
 	v := snp.New()
-	for _, file := range []string{"snp/trustee/test-report.bin", "snp/azure-trustee/hcl-report.bin"} {
+	for file, c := range map[string]struct {
+		cert string
+		size int            // of what is declared; zeros follow
+		skip func(int) bool // bytes nobody vouches for, or shown by the other file
+	}{
+		"snp/trustee/test-report.bin": {"snp/trustee/test-vcek.der", snp.ReportSize, func(int) bool { return false }},
+		"snp/azure-trustee/hcl-report.bin": {"snp/azure-trustee/vcek.pem", 2346, func(i int) bool {
+			return unsignedHCL(i) || i >= 32 && i < 32+snp.ReportSize && i%16 != 0
+		}},
+	} {
+		in := rats.Inputs{
+			Binding: rats.Binding{Profile: rats.ProfileNone}, Now: time.Date(2024, 6, 1, 0, 0, 0, 0, time.UTC),
+			Endorsements: []rats.Endorsement{{Body: recording(t, c.cert)}},
+		}
 		body := recording(t, file)
 		e := rats.Evidence{Format: snp.Format, MediaType: snp.MediaType, Body: body}
 		if _, err := v.Verify(t.Context(), e, in); err != nil {
 			t.Fatal(file, err)
 		}
 		for i := range body {
-			if file == "snp/azure-trustee/hcl-report.bin" && unsignedHCL(i) {
+			if c.skip(i) {
 				continue
 			}
 			e.Body = bytes.Clone(body)
@@ -464,9 +472,9 @@ func TestEveryChangedByteAndEveryTruncationOfGenuineReportsIsRefused(t *testing.
 				t.Errorf("%s: byte %d changed and it verifies", file, i)
 			}
 		}
-		for n := range body {
+		for n := range c.size {
 			e.Body = body[:n]
-			if _, err := v.Verify(t.Context(), e, in); err == nil && n < 2346 {
+			if _, err := v.Verify(t.Context(), e, in); err == nil {
 				t.Errorf("%s: %d bytes verify", file, n)
 			}
 		}

@@ -19,7 +19,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/assay-attest/assay/evidence/snp"
 	"github.com/assay-attest/assay/rats"
 )
 
@@ -60,19 +59,9 @@ type Config struct {
 
 type attester struct{ Config }
 
-// New returns an Attester of one provider's reports.
+// New returns an Attester of one provider's reports. The list of Attesters says which formats they are of: this package knows
+// none by name.
 func New(c Config) rats.Attester { return attester{c} }
-
-// SNP returns the Attester of SEV-SNP reports. A TDX guest's is New with the descriptor of its format and ProviderTDX.
-func SNP(tree Tree, random io.Reader) rats.Attester {
-	return New(Config{
-		Descriptor: snp.Describe(), MediaType: snp.MediaType, Provider: ProviderSNP, AuxPart: snp.PartCerts, Tree: tree, Random: random,
-		Level: func(b []byte) (int, error) {
-			p, err := snp.ParseParams(b)
-			return p.VMPL, err
-		},
-	})
-}
 
 // Descriptor implements rats.Attester.
 func (a attester) Descriptor() *rats.Descriptor { return a.Config.Descriptor }

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -14,7 +16,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/assay-attest/assay/evidence/snp"
 	"github.com/assay-attest/assay/internal/attester/tsm"
 	"github.com/assay-attest/assay/rats"
 )
@@ -97,15 +98,37 @@ func (k *kernel) Read(name string) ([]byte, error) {
 	return nil, fs.ErrNotExist
 }
 
+const (
+	format    rats.Format = "snp"
+	mediaType             = "application/x-report"
+)
+
+// guest is the Attester of a SEV-SNP guest, as the list of Attesters would make it.
+func guest(tree tsm.Tree, random io.Reader) rats.Attester {
+	return tsm.New(tsm.Config{
+		Descriptor: &rats.Descriptor{ID: format}, MediaType: mediaType, Provider: tsm.ProviderSNP, AuxPart: "certs", Tree: tree, Random: random,
+		Level: func(b []byte) (int, error) {
+			var p struct {
+				VMPL int `json:"vmpl"`
+			}
+			if len(b) == 0 {
+				return 0, nil
+			}
+			err := json.Unmarshal(b, &p)
+			return p.VMPL, err
+		},
+	})
+}
+
 func ask(params string) rats.Ask {
-	return rats.Ask{Format: snp.Format, Binding: rats.Binding{Profile: rats.ProfileRaw, UserData: []byte("challenge")}, Params: []byte(params)}
+	return rats.Ask{Format: format, Binding: rats.Binding{Profile: rats.ProfileRaw, UserData: []byte("challenge")}, Params: []byte(params)}
 }
 
 // R102: an SNP guest's report and the host's certificates, from a fake tree.
 func TestReportIsMadeOfTheUserDataAndTheHostsCertificates(t *testing.T) {
 	k := newKernel(tsm.ProviderSNP)
 	k.floor, k.certs = "0", []byte("table")
-	a := tsm.SNP(k, rand.Reader)
+	a := guest(k, rand.Reader)
 	if r := a.Probe(t.Context()); !r.OK {
 		t.Fatal(r)
 	}
@@ -114,7 +137,7 @@ func TestReportIsMadeOfTheUserDataAndTheHostsCertificates(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := append([]byte("report 1 challenge"), make([]byte, 64-len("challenge"))...)
-	if p, ok := e.Part(snp.PartCerts); !ok || string(p.Data) != "table" || !bytes.Equal(e.Body, want) || e.Format != snp.Format || e.MediaType != snp.MediaType {
+	if p, ok := e.Part("certs"); !ok || string(p.Data) != "table" || !bytes.Equal(e.Body, want) || e.Format != format || e.MediaType != mediaType {
 		t.Errorf("%+v", e)
 	}
 	if len(k.open) != 0 || k.made != 2 {
@@ -125,7 +148,7 @@ func TestReportIsMadeOfTheUserDataAndTheHostsCertificates(t *testing.T) {
 func TestLevelIsNeverBelowTheKernelsFloor(t *testing.T) {
 	k := newKernel(tsm.ProviderSNP)
 	k.floor = "2"
-	e, err := tsm.SNP(k, rand.Reader).Collect(t.Context(), ask(""))
+	e, err := guest(k, rand.Reader).Collect(t.Context(), ask(""))
 	if err != nil || !strings.HasPrefix(string(e.Body), "report 2 ") || len(e.Parts) != 0 {
 		t.Errorf("%v, %.20q", err, e.Body)
 	}
@@ -146,12 +169,12 @@ func TestOtherProvidersUseTheirOwnDescriptor(t *testing.T) {
 func TestReportThatAnotherProcessWroteToIsTakenAgain(t *testing.T) {
 	k := newKernel(tsm.ProviderSNP)
 	k.intruder = 2
-	e, err := tsm.SNP(k, rand.Reader).Collect(t.Context(), ask(""))
+	e, err := guest(k, rand.Reader).Collect(t.Context(), ask(""))
 	if err != nil || !bytes.Contains(e.Body, []byte("challenge")) {
 		t.Errorf("%v, %.20q", err, e.Body)
 	}
 	k.intruder = 3
-	if _, err := tsm.SNP(k, rand.Reader).Collect(t.Context(), ask("")); err == nil {
+	if _, err := guest(k, rand.Reader).Collect(t.Context(), ask("")); err == nil {
 		t.Error("somebody else's report is taken")
 	}
 }
@@ -175,12 +198,12 @@ func TestTroubleIsToldAndLeavesNothingBehind(t *testing.T) {
 		"other format":    {func(_ *kernel, a *rats.Ask) { a.Format = "tpm" }, "asked for format"},
 		"no user data":    {func(_ *kernel, a *rats.Ask) { a.Binding.UserData = nil }, "user data of 0 bytes"},
 		"long user data":  {func(_ *kernel, a *rats.Ask) { a.Binding.UserData = make([]byte, 65) }, "user data of 65 bytes"},
-		"odd parameters":  {func(_ *kernel, a *rats.Ask) { a.Params = []byte("{") }, "reading what is asked"},
+		"odd parameters":  {func(_ *kernel, a *rats.Ask) { a.Params = []byte("{") }, "unexpected end of JSON"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			k, x := newKernel(tsm.ProviderSNP), ask("")
 			c.change(k, &x)
-			_, err := tsm.SNP(k, rand.Reader).Collect(t.Context(), x)
+			_, err := guest(k, rand.Reader).Collect(t.Context(), x)
 			if err == nil || !strings.Contains(err.Error(), c.why) {
 				t.Errorf("got %v, want %q", err, c.why)
 			}
@@ -197,11 +220,11 @@ func TestProbeSaysWhyAndHowToMend(t *testing.T) {
 	} {
 		k := newKernel(tsm.ProviderSNP)
 		change(k)
-		if r := tsm.SNP(k, rand.Reader).Probe(t.Context()); r.OK || r.Why == "" || r.Fix == "" {
+		if r := guest(k, rand.Reader).Probe(t.Context()); r.OK || r.Why == "" || r.Fix == "" {
 			t.Errorf("%+v", r)
 		}
 	}
-	if r := tsm.SNP(newKernel(tsm.ProviderSNP), bytes.NewReader(nil)).Probe(t.Context()); r.OK {
+	if r := guest(newKernel(tsm.ProviderSNP), bytes.NewReader(nil)).Probe(t.Context()); r.OK {
 		t.Error("ready without randomness")
 	}
 }
@@ -209,7 +232,7 @@ func TestProbeSaysWhyAndHowToMend(t *testing.T) {
 func TestCollectionStopsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := tsm.SNP(newKernel(tsm.ProviderSNP), rand.Reader).Collect(ctx, ask("")); !errors.Is(err, context.Canceled) {
+	if _, err := guest(newKernel(tsm.ProviderSNP), rand.Reader).Collect(ctx, ask("")); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
 }
@@ -244,7 +267,7 @@ func TestTreeOfFilesIsReadAndWritten(t *testing.T) {
 	if err := tree.Remove("r"); err == nil {
 		t.Error("a directory with files is removed")
 	}
-	if r := tsm.SNP(tsm.Dir(filepath.Join(root, "none")), rand.Reader).Probe(t.Context()); r.OK || !strings.Contains(fmt.Sprint(r), "making a report") {
+	if r := guest(tsm.Dir(filepath.Join(root, "none")), rand.Reader).Probe(t.Context()); r.OK || !strings.Contains(fmt.Sprint(r), "making a report") {
 		t.Errorf("%+v", r)
 	}
 }
