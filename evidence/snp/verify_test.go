@@ -463,7 +463,7 @@ func TestEveryChangedByteAndEveryTruncationOfGenuineReportsIsRefused(t *testing.
 			t.Fatal(file, err)
 		}
 		for i := range body {
-			if c.skip(i) {
+			if c.skip(i) || testing.Short() && i%8 != 0 {
 				continue
 			}
 			e.Body = bytes.Clone(body)
