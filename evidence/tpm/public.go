@@ -49,12 +49,12 @@ func parsePublic(b []byte) (*public, error) {
 	if len(b) > maxPublic {
 		return nil, fmt.Errorf("it has %d bytes, at most %d", len(b), maxPublic)
 	}
-	outer := &cursor{rest: b}
+	outer := newCursor(b)
 	raw := outer.sized()
 	if err := outer.end(); err != nil {
 		return nil, err
 	}
-	c := &cursor{rest: raw}
+	c := newCursor(raw)
 	kind := c.uint16()
 	p := &public{raw: raw, nameAlg: c.uint16(), attributes: c.uint32()}
 	if _, ok := hashes[p.nameAlg]; !ok {
@@ -200,7 +200,7 @@ func parseSignature(b []byte) (*signature, error) {
 	if len(b) > maxSignature {
 		return nil, fmt.Errorf("it has %d bytes, at most %d", len(b), maxSignature)
 	}
-	c := &cursor{rest: b}
+	c := newCursor(b)
 	s := &signature{scheme: c.uint16(), hash: c.uint16()}
 	if _, ok := hashes[s.hash]; !ok {
 		c.fail("its hash algorithm is 0x%04x, expected SHA-256, SHA-384 or SHA-512", s.hash)
