@@ -14,8 +14,18 @@ import (
 	"github.com/assay-attest/assay/rats"
 )
 
-// recordings are genuine quotes and certificates that other projects recorded. They stand beside the project.
-const recordings = "../../../shared/evidence"
+// recordings is the folder of genuine quotes and certificates that other projects recorded. It stands beside the
+// project, or beside a folder of clones of it.
+var recordings = func() string {
+	dir := "../.."
+	for range 4 {
+		dir = filepath.Join("..", dir)
+		if _, err := os.Stat(filepath.Join(dir, "shared/evidence/CASES.json")); err == nil {
+			return filepath.Join(dir, "shared/evidence")
+		}
+	}
+	return "../../../shared/evidence"
+}()
 
 type recordedCase struct {
 	ID, Format, File string
@@ -46,6 +56,11 @@ func (c recordedCase) read(t *testing.T, name string) []byte {
 		b[m.Offset] ^= byte(m.Xor)
 	}
 	return b
+}
+
+// disputed are facts that a case states and we judge otherwise, and why.
+var disputed = map[string]string{
+	"tpm/hirs/ak-name": "the file is a TPMT_PUBLIC without length; the case takes its first two bytes, the key's type, for a length and hashes the rest",
 }
 
 // R140: genuine quotes and certificates of many makers verify, changed ones don't.
@@ -85,6 +100,10 @@ func TestRecordedQuotesAndCertificatesAreJudgedAsTheirSourcesSay(t *testing.T) {
 				if accepted := err == nil && len(rules.Check(got.Claims, nil, in.Now)) == 0; accepted != *a {
 					t.Errorf("accepted by default: %t", accepted)
 				}
+			}
+			if why, ok := disputed[c.ID]; ok {
+				t.Logf("its facts are not asserted: %s", why)
+				return
 			}
 			checkFacts(t, c.Expect.Facts, decoded)
 		})
