@@ -64,7 +64,7 @@ var (
 		"the policy can never be active; correct the selector")
 	CodeRuleConstant = code("policy.rule.constant", rats.Configuration, "rule does not depend on any claim",
 		"remove the rule, or compare with a claim")
-	CodeValidLong = code("policy.valid_for.long", rats.Configuration, "result outlives many attestation periods",
+	CodeValidLong = code("policy.valid-for.long", rats.Configuration, "result outlives many attestation periods",
 		"lower valid_for: a lost node stays trusted that long")
 	CodeAllowDanger = code("policy.allow.danger", rats.Configuration, "policy accepts evidence that proves less",
 		"allow marks in labs and tests only")

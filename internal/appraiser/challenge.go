@@ -55,6 +55,7 @@ type challenge struct {
 	Epoch     int64         `json:"epoch"`
 	Formats   []rats.Format `json:"formats"`
 	Steady    bool          `json:"steady,omitempty"` // orders were handed out with the challenge
+	Asked     time.Time     `json:"asked"`            // when the first step was issued
 	Issued    time.Time     `json:"issued"`
 	Expires   time.Time     `json:"expires"`
 	// Of a continuation only:
@@ -120,7 +121,7 @@ func (a *Appraiser) issue(ctx context.Context, n store.Node, namespace, why stri
 	now := a.cfg.Now()
 	c := challenge{
 		ID: [16]byte(id), Step: stepPlatform, Namespace: namespace, Node: n.ID, Purpose: rats.PurposeAttest,
-		Nonce: nonce, Policy: active.Ref, Epoch: view.Epoch, Issued: now, Expires: now.Add(a.cfg.TTL),
+		Nonce: nonce, Policy: active.Ref, Epoch: view.Epoch, Asked: now, Issued: now, Expires: now.Add(a.cfg.TTL),
 	}
 	asks := active.Asks()
 	for _, k := range asks {

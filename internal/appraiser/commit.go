@@ -169,7 +169,7 @@ func (a *Appraiser) updateNode(tx store.Tx, j *judgement, r rats.Result) error {
 	if n.Last == "" || n.LastTier != r.Tier || n.Withdrawn != "" {
 		n.Since = r.At
 	}
-	n.Last, n.LastTier, n.LastAt, n.Expires, n.LastBoot, n.Withdrawn = r.ID, r.Tier, r.At, r.Expires, bootID(r.Boots), ""
+	n.Last, n.LastTier, n.LastAt, n.Expires, n.LastBoot, n.Marks, n.Withdrawn = r.ID, r.Tier, r.At, r.Expires, bootID(r.Boots), r.Marks, ""
 	for f, v := range j.set.Verified {
 		if v.Resume == nil {
 			continue

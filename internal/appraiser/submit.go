@@ -70,12 +70,21 @@ func (a *Appraiser) Submit(ctx context.Context, namespace, nodeID string, peer [
 		} else {
 			a.cfg.Log.Error("judging a submission", "namespace", namespace, "node", nodeID, "error", err)
 		}
-		a.hub.done(namespace, nodeID, outcome{err: err})
+		a.hub.done(namespace, nodeID, outcome{err: err, asked: a.askedAt(sub.Token)})
 		if evidence && (reason.Code == CodePolicyChanged.Code || reason.Code == CodeTokenExpired.Code) {
 			a.hub.kick(namespace, nodeID, "retry")
 		}
 	}
 	return answer, err
+}
+
+// askedAt is when the exchange of a token began; zero if the token isn't ours.
+func (a *Appraiser) askedAt(token []byte) time.Time {
+	var c challenge
+	if b, err := a.cfg.Tokens.Open(tokenAAD, token); err != nil || json.Unmarshal(b, &c) != nil {
+		return time.Time{}
+	}
+	return c.Asked
 }
 
 func (a *Appraiser) submit(ctx context.Context, namespace, nodeID string, peer []byte, sub api.Submission) (api.Answer, error) {
@@ -357,7 +366,7 @@ func (a *Appraiser) conclude(ctx context.Context, j *judgement) (api.Answer, err
 		id: r.ID, keys: r.Keys, boots: bootID(r.Boots), instance: bytes.Clone(j.manifest.Instance),
 		steady: rats.VerdictOf(r.Tier, false).Secrets, at: r.At, every: j.active.Every(),
 	})
-	a.hub.done(j.namespace, j.node.ID, outcome{result: r.ID})
+	a.hub.done(j.namespace, j.node.ID, outcome{result: r.ID, asked: j.ch.Asked})
 	return api.Answer{Result: &told}, nil
 }
 

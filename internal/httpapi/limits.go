@@ -17,7 +17,7 @@ type bound struct {
 
 // bounds per kind of caller (R046). An anonymous caller is its address, any other its credential.
 var bounds = map[Kind]bound{
-	Anonymous: {10, 40},
+	Anonymous: {100, 300},
 	NodeAgent: {20, 60},
 	Reader:    {200, 400},
 	Admin:     {200, 400},

@@ -170,7 +170,7 @@ func (r *run) prepare(_ context.Context, s *Step) error {
 func (r *run) startTPM(ctx context.Context, s *Step) error {
 	var err error
 	// Its end is decided in stop, after those who use it ended.
-	r.tpm, err = swtpmproc.StartProcess(context.WithoutCancel(ctx), filepath.Join(r.dir, "tpm"), swtpmproc.Options{})
+	r.tpm, err = swtpmproc.StartProcess(context.WithoutCancel(ctx), r.path("swtpm"), swtpmproc.Options{})
 	if err != nil {
 		return err
 	}

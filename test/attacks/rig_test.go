@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -26,6 +27,7 @@ import (
 	"github.com/assay-attest/assay/plan"
 	"github.com/assay-attest/assay/rats"
 	"github.com/assay-attest/assay/refvalue"
+	"github.com/assay-attest/assay/result"
 )
 
 // rig is a server with an owner.
@@ -298,4 +300,30 @@ func (r *rig) resultsKey() []byte {
 	}
 	defer k.Close()
 	return k.ResultsPublic()
+}
+
+func randReader() io.Reader { return rand.Reader }
+
+// verifyEAR verifies a result by the keys the server publishes, as a Relying Party does.
+func (r *rig) verifyEAR(token, audience string) {
+	r.t.Helper()
+	res, err := r.raw().Get(r.url + result.JWKSPath)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer res.Body.Close()
+	keys, err := io.ReadAll(res.Body)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	ear, err := result.Verify(token, keys, result.VerifyOptions{Audience: audience, Issuer: r.init.URL, Now: r.now()})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if v := ear.Verdict(r.now()); v.State != rats.StateTrusted {
+		r.t.Errorf("the EAR says %s", v.State)
+	}
+	if _, err := result.Verify(token, keys, result.VerifyOptions{Audience: "https://other.example", Issuer: r.init.URL, Now: r.now()}); err == nil {
+		r.t.Error("the EAR is accepted by another audience")
+	}
 }
