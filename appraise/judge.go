@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/assay-attest/assay/rats"
+	"github.com/assay-attest/assay/refvalue"
 )
 
 // The problems of judging files.
@@ -33,7 +34,7 @@ type Judgement struct {
 	Accepted bool         `json:"accepted"`
 	Bound    bool         `json:"bound"` // to a nonce or report data that was given
 	At       time.Time    `json:"at"`
-	Claims   rats.Claims  `json:"claims"`
+	Claims   any          `json:"claims"` // rats.Claims; an empty object if the evidence isn't genuine
 	Decoded  any          `json:"decoded,omitempty"` // of evidence that isn't genuine: what it says, unproven
 	TCB      TCB          `json:"tcb"`
 	Debug    *bool        `json:"debug"`
@@ -127,7 +128,7 @@ func Judge(ctx context.Context, formats []Offline, q Question) (*Judgement, erro
 const maxNesting = 2
 
 func judge(ctx context.Context, formats []Offline, q Question, depth int) (*Judgement, error) {
-	j := &Judgement{At: q.Now.UTC(), TCB: TCB{Status: StatusUnknown, Advisories: []string{}}, Reasons: []Finding{}}
+	j := &Judgement{At: q.Now.UTC(), Claims: struct{}{}, TCB: TCB{Status: StatusUnknown, Advisories: []string{}}, Reasons: []Finding{}}
 	j.Bound = len(q.Binding.UserData) > 0
 	o, body := Recognise(formats, q.Format, q.File)
 	if o == nil {
@@ -289,7 +290,7 @@ func ByRules(rules rats.Rules, allow []string) Accepter {
 		v := set.Verified[o.Descriptor().ID]
 		reasons := rules.Lint()
 		if len(reasons) == 0 {
-			reasons = slices.Clone(rules.Check(v.Claims, nil, now))
+			reasons = slices.Clone(rules.Check(v.Claims, refvalue.NewIndex(nil), now))
 		}
 		for _, m := range v.Marks {
 			if !slices.Contains(allow, m) {

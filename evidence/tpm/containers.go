@@ -81,7 +81,7 @@ func parseRecording(b []byte) (*recording, error) {
 	case len(b) > 8 && binary.LittleEndian.Uint64(b) <= maxSignature:
 		return parseAzure(b)
 	}
-	if _, err := parseKey(b); err == nil {
+	if _, err := parseTPMKey(b); err == nil {
 		return &recording{kind: kindKey, key: b}, nil
 	}
 	return &recording{kind: kindAttest, quotes: []recordedQuote{{attest: b}}}, nil

@@ -44,13 +44,8 @@ func parseKey(b []byte) (*public, error) {
 	if block, _ := pem.Decode(b); block != nil {
 		b = block.Bytes
 	}
-	if p, err := parsePublic(b); err == nil {
+	if p, err := parseTPMKey(b); err == nil {
 		return p, nil
-	}
-	if len(b) <= maxPublic {
-		if p, err := parsePublic(append(binary.BigEndian.AppendUint16(nil, uint16(len(b))), b...)); err == nil {
-			return p, nil
-		}
 	}
 	if key, err := x509.ParsePKIXPublicKey(b); err == nil {
 		return bareKey(key)
@@ -65,6 +60,15 @@ func parseKey(b []byte) (*public, error) {
 		return bareKey(key)
 	}
 	return nil, errors.New("it is neither the public key of a TPM, nor a key or certificate in PEM or DER, nor runtime data with an AK")
+}
+
+// parseTPMKey reads a TPM2B_PUBLIC, or the TPMT_PUBLIC in it.
+func parseTPMKey(b []byte) (*public, error) {
+	p, err := parsePublic(b)
+	if err != nil && len(b) <= maxPublic {
+		return parsePublic(append(binary.BigEndian.AppendUint16(nil, uint16(len(b))), b...))
+	}
+	return p, err
 }
 
 // bareKey takes a key of which only the numbers are known.
