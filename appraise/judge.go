@@ -34,7 +34,7 @@ type Judgement struct {
 	Accepted bool         `json:"accepted"`
 	Bound    bool         `json:"bound"` // to a nonce or report data that was given
 	At       time.Time    `json:"at"`
-	Claims   any          `json:"claims"` // rats.Claims; an empty object if the evidence isn't genuine
+	Claims   any          `json:"claims"`            // rats.Claims; an empty object if the evidence isn't genuine
 	Decoded  any          `json:"decoded,omitempty"` // of evidence that isn't genuine: what it says, unproven
 	TCB      TCB          `json:"tcb"`
 	Debug    *bool        `json:"debug"`
