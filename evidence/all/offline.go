@@ -1,7 +1,13 @@
 package all
 
 import (
+	"encoding/json"
+
 	"github.com/assay-attest/assay/appraise"
+	"github.com/assay-attest/assay/evidence/eventlog"
+	"github.com/assay-attest/assay/evidence/sgx"
+	"github.com/assay-attest/assay/evidence/snp"
+	"github.com/assay-attest/assay/evidence/tdx"
 	"github.com/assay-attest/assay/evidence/tpm"
 	"github.com/assay-attest/assay/rats"
 )
@@ -11,8 +17,39 @@ import (
 func Offline() []appraise.Offline {
 	return []appraise.Offline{
 		appraise.Plain{
+			Verifier: sgx.New(), Is: sgx.Detect, Default: func() rats.Rules { return sgx.DefaultRules() },
+			Decode: func(b []byte) (any, error) {
+				_, body, err := sgx.Parse(b)
+				return hexed(body), err
+			},
+		},
+		appraise.Plain{
+			Verifier: tdx.New(), Is: tdx.Detect, Default: func() rats.Rules { return tdx.DefaultRules() },
+			Decode: func(b []byte) (any, error) {
+				_, body, err := tdx.Parse(b)
+				return hexed(body), err
+			},
+		},
+		appraise.Plain{
+			Verifier: snp.New(), Is: isReport, Adapt: importReport,
+			Decode: func(b []byte) (any, error) {
+				e, err := snp.Import(b)
+				if err != nil {
+					return nil, err
+				}
+				return decodeReport(e)
+			},
+		},
+		appraise.Plain{
 			Verifier: tpm.NewRecorded(), Is: tpm.DetectRecorded, Decode: tpm.InspectRecorded, Default: tpm.DefaultRules,
 			Adapt: recordedParts, Holds: func(b []byte) [][]byte { return some(tpm.RecordedLog(b)) },
+		},
+		appraise.Plain{
+			Verifier: eventlog.New(), Is: eventlog.Detect, Adapt: logRegisters, Also: []string{"ccel"},
+			Decode: func(b []byte) (any, error) {
+				c, err := eventlog.Inspect(b, eventlog.MediaType)
+				return c, err
+			},
 		},
 		appraise.Plain{
 			Verifier: tpm.NewCertificate(), Is: tpm.DetectCertificate, Decode: tpm.InspectCertificate, Adapt: certificateAnchors,
@@ -27,6 +64,74 @@ func some(b []byte) [][]byte {
 	return [][]byte{b}
 }
 
+func isReport(b []byte) bool {
+	if snp.Detect(b) {
+		return true
+	}
+	if len(b) == 0 || b[0] != '{' {
+		return false
+	}
+	_, err := snp.Import(b)
+	return err == nil
+}
+
+// importReport takes a report apart: it may stand behind a header, before certificates, or in JSON.
+func importReport(g appraise.Given, e *rats.Evidence, _ *rats.Inputs) error {
+	got, err := snp.Import(g.Body)
+	if err != nil {
+		return err
+	}
+	*e = got
+	return nil
+}
+
+func decodeReport(e rats.Evidence) (any, error) {
+	if e.MediaType == snp.MediaTypeHCL {
+		h, err := snp.ParseHCL(e.Body)
+		return hexed(h), err
+	}
+	r, err := snp.ParseReport(e.Body)
+	return hexed(r), err
+}
+
+// logRegisters gives a log the values that were given: by index as they stand in the log.
+func logRegisters(g appraise.Given, e *rats.Evidence, in *rats.Inputs) error {
+	// The registers of a TD are numbered from zero where a quote vouches for them, and from one in a log.
+	for _, r := range g.Registers {
+		if r.Kind == eventlog.KindRTMR {
+			e.MediaType = eventlog.MediaTypeCCEL
+			return nil
+		}
+	}
+	if len(g.Registers) == 0 {
+		return nil
+	}
+	in.Facts.Registers = nil
+	values, err := tpm.EncodeBanks(banksOf(g.Registers))
+	if err != nil {
+		return err
+	}
+	var p eventlog.Params
+	if err := json.Unmarshal(values, &p.PCRs); err != nil {
+		return err
+	}
+	in.Params, err = json.Marshal(p)
+	return err
+}
+
+func banksOf(rs []rats.Registers) map[string]map[int][]byte {
+	out := make(map[string]map[int][]byte)
+	for _, r := range rs {
+		if out[r.Alg] == nil {
+			out[r.Alg] = make(map[int][]byte)
+		}
+		for i, v := range r.Values {
+			out[r.Alg][i] = v
+		}
+	}
+	return out
+}
+
 // recordedParts puts the files beside a quote into its parts.
 func recordedParts(g appraise.Given, e *rats.Evidence, in *rats.Inputs) error {
 	in.Facts.Registers = nil
@@ -38,12 +143,8 @@ func recordedParts(g appraise.Given, e *rats.Evidence, in *rats.Inputs) error {
 	if len(g.Registers) == 0 {
 		return nil
 	}
-	values := make(map[string]map[int][]byte)
-	for _, r := range g.Registers {
-		if r.Alg != "sm3" { // a bank no quote here has
-			values[r.Alg] = r.Values
-		}
-	}
+	values := banksOf(g.Registers)
+	delete(values, "sm3") // a bank that no quote here has
 	pcrs, err := tpm.EncodeBanks(values)
 	e.Parts = append(e.Parts, rats.Part{Name: tpm.PartPCRs, Data: pcrs})
 	return err
