@@ -10,8 +10,9 @@ import (
 	"github.com/assay-attest/assay/rats"
 )
 
-// maxReasons bounds the reasons of one check: a foreign log has hundreds of unknown events.
-const maxReasons = 64
+// maxReasons bounds the reasons of one code: a foreign log has hundreds of unknown events. Each code keeps its first
+// ones, so that no slot's reason is hidden by those of another.
+const maxReasons = 32
 
 // checker compares claims with rules.
 type checker struct {
@@ -19,10 +20,12 @@ type checker struct {
 	c   *Claims
 	l   rats.Lookup
 	out []rats.Reason
+
+	count map[rats.Code]int
 }
 
 func (k *checker) add(r rats.Reason) {
-	if len(k.out) < maxReasons {
+	if k.count[r.Code]++; k.count[r.Code] <= maxReasons {
 		k.out = append(k.out, r)
 	}
 }

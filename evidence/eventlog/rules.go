@@ -192,7 +192,7 @@ func (r *Rules) Check(claims rats.Claims, l rats.Lookup, now time.Time) []rats.R
 	if !ok || c == nil || !r.linted {
 		return []rats.Reason{CodeClaims.Refuse("claims", "claims of an event log, and rules without mistakes", fmt.Sprintf("%T", claims))}
 	}
-	k := &checker{r: r, c: c, l: l}
+	k := &checker{r: r, c: c, l: l, count: map[rats.Code]int{}}
 	if c.Bank == "sha1" && !until(r.SHA1Until, now) {
 		k.add(CodeWeakBank.Refuse("bank", "sha256 or stronger", c.Bank))
 	}
