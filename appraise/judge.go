@@ -277,14 +277,16 @@ func (j *Judgement) inside(ctx context.Context, formats []Offline, o Offline, q 
 
 // ByDefault is the Accepter without a policy: the format's own rules accept, no mark is allowed, and a warning refuses.
 func ByDefault(o Offline, set rats.Set, now time.Time) (bool, []rats.Reason) {
-	def, ok := o.(Defaulter)
-	if !ok {
+	def, has := o.(Defaulter)
+	if !has {
 		return false, []rats.Reason{CodeFileUnjudged.At(rats.None, "policy", "rules for "+string(o.Descriptor().ID), "none")}
 	}
-	return ByRules(def.DefaultRules(), nil)(o, set, now)
+	ok, reasons := ByRules(def.DefaultRules(), nil)(o, set, now)
+	return ok && rats.Worst(reasons) == rats.Affirming, reasons
 }
 
-// ByRules is an Accepter by one section of a policy and the marks it allows. A warning refuses.
+// ByRules is an Accepter by one section of a policy and the marks it allows. A warning doesn't refuse: whoever wrote the
+// section asked for it.
 func ByRules(rules rats.Rules, allow []string) Accepter {
 	return func(o Offline, set rats.Set, now time.Time) (bool, []rats.Reason) {
 		v := set.Verified[o.Descriptor().ID]
@@ -297,6 +299,7 @@ func ByRules(rules rats.Rules, allow []string) Accepter {
 				reasons = append(reasons, CodeFileMark.Refuse("marks", fmt.Sprintf("no mark but %q", allow), m))
 			}
 		}
-		return rats.Worst(reasons) == rats.Affirming, reasons
+		worst := rats.Worst(reasons)
+		return worst == rats.Affirming || worst == rats.Warning, reasons
 	}
 }

@@ -2,10 +2,25 @@ package all
 
 import (
 	"encoding/hex"
+	"encoding/json"
 	"reflect"
 	"strings"
 	"unicode"
 )
+
+// decoded is a binary structure for people, of something that can be open to a debugger.
+type decoded struct {
+	fields any
+	debug  bool
+}
+
+func decodedAs(v any, debug bool) decoded { return decoded{hexed(v), debug} }
+
+// MarshalJSON implements json.Marshaler.
+func (d decoded) MarshalJSON() ([]byte, error) { return json.Marshal(d.fields) }
+
+// DebugEnabled says what the structure says.
+func (d decoded) DebugEnabled() bool { return d.debug }
 
 // hexed returns a copy of a structure for people: fields by their names in snake case, bytes in hex. Binary structures
 // have no json tags.

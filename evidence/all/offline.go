@@ -4,7 +4,10 @@ import (
 	"encoding/json"
 
 	"github.com/assay-attest/assay/appraise"
+	"github.com/assay-attest/assay/enclave/abi"
 	"github.com/assay-attest/assay/evidence/eventlog"
+	"github.com/assay-attest/assay/evidence/ias"
+	"github.com/assay-attest/assay/evidence/ima"
 	"github.com/assay-attest/assay/evidence/sgx"
 	"github.com/assay-attest/assay/evidence/snp"
 	"github.com/assay-attest/assay/evidence/tdx"
@@ -20,16 +23,17 @@ func Offline() []appraise.Offline {
 			Verifier: sgx.New(), Is: sgx.Detect, Default: func() rats.Rules { return sgx.DefaultRules() },
 			Decode: func(b []byte) (any, error) {
 				_, body, err := sgx.Parse(b)
-				return hexed(body), err
+				return decodedAs(body, body.Attributes.Debug()), err
 			},
 		},
 		appraise.Plain{
 			Verifier: tdx.New(), Is: tdx.Detect, Default: func() rats.Rules { return tdx.DefaultRules() },
 			Decode: func(b []byte) (any, error) {
 				_, body, err := tdx.Parse(b)
-				return hexed(body), err
+				return decodedAs(body, body.Attributes&1 != 0), err
 			},
 		},
+		appraise.Plain{Verifier: newAzure(), Is: isAzure, Decode: inspectAzure},
 		appraise.Plain{
 			Verifier: snp.New(), Is: isReport, Adapt: importReport,
 			Decode: func(b []byte) (any, error) {
@@ -46,14 +50,27 @@ func Offline() []appraise.Offline {
 		},
 		appraise.Plain{
 			Verifier: eventlog.New(), Is: eventlog.Detect, Adapt: logRegisters, Also: []string{"ccel"},
+			Decode: func(b []byte) (any, error) { return eventlog.Inspect(b, logType(b)) },
+		},
+		appraise.Plain{
+			Verifier: ima.New(), Is: ima.Detect, Adapt: listRegisters,
+			Decode: func(b []byte) (any, error) { return ima.Inspect(b, ima.IsASCII(b)) },
+		},
+		appraise.Plain{
+			Verifier: ias.New(), Is: ias.Detect, Adapt: iasParts, Default: func() rats.Rules { return ias.DefaultRules() },
 			Decode: func(b []byte) (any, error) {
-				c, err := eventlog.Inspect(b, eventlog.MediaType)
-				return c, err
+				if e, ok := ias.FromCertificate(b); ok {
+					b = e.Body
+				}
+				r, err := ias.ParseReport(b)
+				return decodedAs(r, r.Quote.Body.Attributes.Debug()), err
 			},
 		},
+		appraise.Plain{Verifier: newSigstruct(), Is: abi.IsSigstruct, Decode: inspectSigstruct},
 		appraise.Plain{
 			Verifier: tpm.NewCertificate(), Is: tpm.DetectCertificate, Decode: tpm.InspectCertificate, Adapt: certificateAnchors,
 		},
+		appraise.Plain{Verifier: newCollateral(), Is: isCollateral, Decode: inspectCollateral},
 	}
 }
 
@@ -91,32 +108,78 @@ func decodeReport(e rats.Evidence) (any, error) {
 		return hexed(h), err
 	}
 	r, err := snp.ParseReport(e.Body)
-	return hexed(r), err
+	if err != nil {
+		return nil, err
+	}
+	return decodedAs(r, r.Policy.Debug()), nil
 }
 
-// logRegisters gives a log the values that were given: by index as they stand in the log.
+// logType returns the media type of a log: that of a TD's where the file is a whole area with a log at its beginning.
+func logType(b []byte) string {
+	if _, err := eventlog.Parse(b, false); err != nil {
+		if _, err := eventlog.Parse(b, true); err == nil {
+			return eventlog.MediaTypeCCEL
+		}
+	}
+	return eventlog.MediaType
+}
+
+// logRegisters gives a log the values that were given: a quote's, or a file's by index as they stand in the log.
 func logRegisters(g appraise.Given, e *rats.Evidence, in *rats.Inputs) error {
-	// The registers of a TD are numbered from zero where a quote vouches for them, and from one in a log.
+	e.MediaType = logType(g.Body)
+	if len(g.Registers) == 0 {
+		return nil
+	}
 	for _, r := range g.Registers {
 		if r.Kind == eventlog.KindRTMR {
 			e.MediaType = eventlog.MediaTypeCCEL
 			return nil
 		}
 	}
+	in.Facts.Registers = nil
+	values, err := valuesOf(g.Registers)
+	if err != nil {
+		return err
+	}
+	in.Params, err = json.Marshal(eventlog.Params{PCRs: values})
+	return err
+}
+
+// listRegisters gives an IMA list the values that were given.
+func listRegisters(g appraise.Given, e *rats.Evidence, in *rats.Inputs) error {
+	if ima.IsASCII(g.Body) {
+		e.MediaType = ima.MediaTypeASCII
+	}
 	if len(g.Registers) == 0 {
 		return nil
 	}
 	in.Facts.Registers = nil
-	values, err := tpm.EncodeBanks(banksOf(g.Registers))
+	values, err := valuesOf(g.Registers)
 	if err != nil {
 		return err
 	}
-	var p eventlog.Params
-	if err := json.Unmarshal(values, &p.PCRs); err != nil {
-		return err
-	}
-	in.Params, err = json.Marshal(p)
+	in.Params, err = json.Marshal(ima.Params{PCRs: values})
 	return err
+}
+
+func valuesOf(rs []rats.Registers) (map[string]map[string]string, error) {
+	b, err := tpm.EncodeBanks(banksOf(rs))
+	if err != nil {
+		return nil, err
+	}
+	var out map[string]map[string]string
+	return out, json.Unmarshal(b, &out)
+}
+
+// iasParts puts the headers of the service's answer into their parts.
+func iasParts(g appraise.Given, e *rats.Evidence, _ *rats.Inputs) error {
+	if s, ok := g.Beside[appraise.BesideSignature]; ok {
+		e.Parts = append(e.Parts, rats.Part{Name: ias.PartSignature, Data: s})
+		if len(g.Collateral) > 0 {
+			e.Parts = append(e.Parts, rats.Part{Name: ias.PartCertificates, Data: g.Collateral[0].Body})
+		}
+	}
+	return nil
 }
 
 func banksOf(rs []rats.Registers) map[string]map[int][]byte {
