@@ -63,7 +63,7 @@ var (
 // Codes lists every code of this package.
 var Codes = []rats.CodeInfo{
 	CodeFormatMissing, CodeFormatExtra, CodeFormatDoubled, CodeFormatUnknown, CodeFormatMedia, CodeNeedUnverified,
-	CodeBindingProfile, CodeBindingHash, CodeClaimsFormat,
+	CodeBindingProfile, CodeBindingHash, CodeClaimsFormat, CodeFileUnrecognised, CodeFileMark, CodeFileUnjudged,
 }
 
 // Engine holds the verifiers of all formats. It is immutable and safe for concurrent use.
