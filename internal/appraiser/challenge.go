@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/assay-attest/assay/api"
@@ -227,6 +228,15 @@ var (
 	}
 )
 
+// CodeManifestExtra refuses a key of a use that is not an Attester's to bind.
+var CodeManifestExtra = rats.CodeInfo{
+	Code: "manifest.key.extra", Title: "the manifest binds a key that is not the node's to name", Slot: rats.InstanceIdentity,
+	Hint: "keys of other uses are vouched by evidence, never by the manifest; update the agent",
+}
+
+// manifestKeys are the uses a manifest may bind a key for.
+var manifestKeys = []string{rats.KeyHPKE, rats.KeyPlanSigner, rats.KeySign, rats.KeyTLS}
+
 // checkManifest compares the manifest with what was asked and with the connection it came over (S03). peer is the
 // SubjectPublicKeyInfo of the connection's client certificate.
 func (a *Appraiser) checkManifest(c challenge, raw, peer []byte, planned bool) (rats.Manifest, error) {
@@ -252,6 +262,11 @@ func (a *Appraiser) checkManifest(c challenge, raw, peer []byte, planned bool) (
 	}
 	if k, ok := m.Key(rats.KeyTLS); !ok || !bytes.Equal(k.Public, peer) {
 		return rats.Manifest{}, CodeManifestPeer.Bad("manifest.keys.tls", rats.SHA256(peer).String(), rats.SHA256(k.Public).String())
+	}
+	for _, k := range m.Keys {
+		if !slices.Contains(manifestKeys, k.Use) {
+			return rats.Manifest{}, CodeManifestExtra.Bad("manifest.keys."+k.Use, fmt.Sprint(manifestKeys), k.Use)
+		}
 	}
 	if !planned {
 		return m, nil

@@ -39,7 +39,7 @@ var (
 var Codes = []rats.CodeInfo{
 	CodeTokenForged, CodeTokenExpired, CodeTokenOther, CodeTokenSpent, CodePolicyChanged, CodeStepOrder,
 	CodeManifestMalformed, CodeManifestField, CodeManifestNonce, CodeManifestPeer, CodeManifestFormats,
-	CodeManifestSigner, CodeManifestKey, CodeSealedMalformed, CodeSealedRequired, CodeNodeUnknown,
+	CodeManifestSigner, CodeManifestKey, CodeManifestExtra, CodeSealedMalformed, CodeSealedRequired, CodeNodeUnknown,
 	CodeNotConnected, CodeSuperseded, CodeMalfunction,
 }
 
