@@ -127,8 +127,10 @@ func (a *Appraiser) submit(ctx context.Context, namespace, nodeID string, peer [
 func (a *Appraiser) node(ctx context.Context, namespace, id string) (store.Node, error) {
 	var n store.Node
 	err := a.cfg.Store.In(namespace).View(ctx, func(tx store.Tx) (err error) {
-		n, err = tx.Nodes().Get(id)
-		return err
+		if n, err = tx.Nodes().Get(id); err != nil {
+			return err
+		}
+		return getResume(tx, &n)
 	})
 	if errors.Is(err, store.ErrNotFound) {
 		return n, CodeNodeUnknown.Bad("node", "a node of namespace "+namespace, id)
