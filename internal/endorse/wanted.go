@@ -112,20 +112,23 @@ func wantedByReport(b []byte) []Key {
 	if version < 2 || version > 5 || algorithm != 1 {
 		return nil
 	}
+	id, tcb, leased := [64]byte(b[0x1a0:]), [8]byte(b[0x180:]), b[0x48]>>2&7 == 1
 	products := []string{"Milan", "Genoa"}
+	if [56]byte(id[8:]) == [56]byte{} && id != [64]byte{} {
+		products = []string{"Turin"}
+	}
 	if version >= 3 {
 		switch family, model := b[0x188], b[0x189]; {
 		case family == 0x19 && model <= 0x0f:
-			products = products[:1]
+			products = []string{"Milan"}
 		case family == 0x19:
-			products = products[1:]
+			products = []string{"Genoa"}
 		case family == 0x1a:
 			products = []string{"Turin"}
 		default:
 			return nil
 		}
 	}
-	id, tcb, leased := [64]byte(b[0x1a0:]), [8]byte(b[0x180:]), b[0x48]>>2&7 == 1
 	var out []Key
 	for _, product := range products {
 		out = append(out, productKeys(product, leased)...)
