@@ -171,7 +171,7 @@ type Submission struct {
 // Sealed.Data.
 const TypeSealed = "application/vnd.assay.sealed"
 
-// Sealed is evidence sealed to the verifier for transport (S04). Opened, it is a rats.Evidence in JSON.
+// Sealed is evidence sealed to the verifier for transport (S04). Package plan opens it.
 type Sealed struct {
 	Format rats.Format `json:"format"`
 	Data   []byte      `json:"data"`

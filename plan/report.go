@@ -13,9 +13,9 @@ import (
 // Names of a report as evidence.
 const (
 	Format          rats.Format = "plan" // the same id as package evidence/plan's
-	ReportMediaType             = "application/vnd.assay.plan-report"
-	PartOutcomes                = "outcomes"
-	PartTimings                 = "timings"
+	ReportMediaType string      = "application/vnd.assay.plan-report"
+	PartOutcomes    string      = "outcomes"
+	PartTimings     string      = "timings"
 )
 
 // BackendNative is a runner in an ordinary process: nothing isolates it.

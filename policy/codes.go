@@ -64,7 +64,7 @@ var (
 		"the policy can never be active; correct the selector")
 	CodeRuleConstant = code("policy.rule.constant", rats.Configuration, "rule does not depend on any claim",
 		"remove the rule, or compare with a claim")
-	CodeValidLong = code("policy.valid_for.long", rats.Configuration, "result outlives many attestation periods",
+	CodeValidLong = code("policy.valid-for.long", rats.Configuration, "result outlives many attestation periods",
 		"lower valid_for: a lost node stays trusted that long")
 	CodeAllowDanger = code("policy.allow.danger", rats.Configuration, "policy accepts evidence that proves less",
 		"allow marks in labs and tests only")
@@ -78,10 +78,6 @@ var (
 var (
 	CodeSelectorUnevaluable = code("policy.selector.unevaluable", rats.Configuration, "selector can't be evaluated for this node",
 		"guard labels that not every node has: \"env\" in node.labels && node.labels[\"env\"] == \"lab\"")
-	CodeActiveNone = code("policy.active.none", rats.Configuration, "no policy selects this node",
-		"write a policy whose selector matches the node")
-	CodeActiveAmbiguous = code("policy.active.ambiguous", rats.Configuration, "two policies of one priority select this node",
-		"give the policies different priorities, or narrow a selector")
 	CodeFormatMissing = code("policy.format.missing", rats.InstanceIdentity, "no verified evidence of a demanded format",
 		"look at why the node doesn't deliver it; only optional: true makes a format optional")
 	CodeMarkRefused = code("policy.mark.refused", rats.Hardware, "evidence carries a mark that policy doesn't allow",
@@ -123,7 +119,7 @@ var Codes = []rats.CodeInfo{
 	CodeDurationBad, CodeDurationRange, CodeMarkUnknown, CodeSlotUnknown, CodeSlotUnjudged, CodeSeverityUnknown,
 	CodeLinkUnknown, CodeFormatUnknown, CodeConditionSyntax, CodeConditionType, CodeConditionSize,
 	CodeSelectorBroad, CodeSelectorNever, CodeRuleConstant, CodeValidLong, CodeAllowDanger, CodeFormatOptional, CodeSlotsNone,
-	CodeSelectorUnevaluable, CodeActiveNone, CodeActiveAmbiguous, CodeFormatMissing, CodeMarkRefused, CodeLinkMissing,
+	CodeSelectorUnevaluable, CodeFormatMissing, CodeMarkRefused, CodeLinkMissing,
 	CodeRuleFailed, CodeRuleUnevaluable, CodeConditionFalse, CodeConditionUnevaluable,
 	CodeEvidenceOld, CodeEvidenceUndated, CodeEvidenceExpired, CodeKeyConflict, CodeLookupFailed, CodeReasonsMore,
 	CodeGateEmpty, CodeEnrolmentUnvouched, CodePlanInvalid,

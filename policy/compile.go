@@ -57,9 +57,9 @@ type document struct {
 
 var namePattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
-// Compile reads a policy document against the formats that exist. Either there is a policy and no reason, or no policy
-// and every reason that was found; the path of each is "line L, column C (field)". What lint has to say about a policy
-// that compiles is in [Policy.Warnings].
+// Compile reads a policy document against the formats that exist. Either there is no policy and every error that was
+// found, or there is a policy and what lint warns of: reasons of tier warning only, none for most policies. The path of
+// each reason is "line L, column C (field)".
 func Compile(doc []byte, ds []*rats.Descriptor) (*Policy, []rats.Reason) {
 	src, root := parse(doc)
 	if root == nil {
@@ -78,7 +78,7 @@ func Compile(doc []byte, ds []*rats.Descriptor) (*Policy, []rats.Reason) {
 		return nil, src.errors
 	}
 	c.lint()
-	return c.p, nil
+	return c.p, c.p.Warnings()
 }
 
 // compiler turns a document into a policy.
@@ -216,7 +216,7 @@ func (c *compiler) section(d *rats.Descriptor, n *yaml.Node) section {
 	}
 	for _, r := range s.rules.Lint() {
 		r.Format = d.ID
-		r.Path = c.placeOf(strings.TrimSuffix(join(path, r.Path), "."))
+		r.Path = c.placeOf(sectionPath(d.ID, r.Path))
 		if r.Tier == rats.Warning {
 			c.p.warnings = append(c.p.warnings, r)
 			continue
@@ -224,6 +224,18 @@ func (c *compiler) section(d *rats.Descriptor, n *yaml.Node) section {
 		c.errors = append(c.errors, r)
 	}
 	return s
+}
+
+// sectionPath returns the path in the document of a path that a section's lint gave, with or without the format before
+// it: "pcrs.7" and "tpm.pcrs.7" are one place.
+func sectionPath(f rats.Format, path string) string {
+	if rest, ok := strings.CutPrefix(path, string(f)); ok && (rest == "" || rest[0] == '.' || rest[0] == '[') {
+		path = strings.TrimPrefix(rest, ".")
+	}
+	if path == "" || path[0] == '[' {
+		return "formats." + string(f) + path
+	}
+	return "formats." + string(f) + "." + path
 }
 
 func (c *compiler) links() {

@@ -92,6 +92,8 @@ func TestBadDocumentIsRefusedWithCodeAndPlace(t *testing.T) {
 		{"link to a format without section", minimal("links: [{from: run, to: box, kind: enrolled}]"), policy.CodeFormatUnknown, "line 7, column 16 (links[0].from)"},
 		{"unknown link", minimal("links: [{from: box, to: box, kind: none}]"), policy.CodeLinkUnknown, "line 7, column 36 (links[0].kind)"},
 		{"lint of the section", strings.Replace(minimal(), "[hardware]", "[hardware], bad_lint: true", 1), codeBoxPCR, "line 6, column 39 (formats.box.bad_lint)"},
+		{"lint of the section, with the format in its path", strings.Replace(minimal(), "[hardware]", "[hardware], bad_lint: true, digest: ''", 1), codeBoxSection, "line 6, column 53 (formats.box.digest)"},
+		{"wrong type inside a type that reads itself", strings.Replace(minimal(), "[hardware]", "[hardware], texts: [a, true]", 1), policy.CodeFieldType, "line 6, column 40 (formats.box.texts[1])"},
 		{"rule without condition", minimal("rules: [{name: a}]"), policy.CodeFieldMissing, "line 7, column 9 (rules[0].require)"},
 		{"rule without name", minimal("rules: [{require: 'box.secure'}]"), policy.CodeNameBad, "line 7, column 9 (rules[0].name)"},
 		{"two rules of one name", minimal("rules:", "- {name: a, require: box.secure}", "- {name: a, require: box.secure}"), policy.CodeFieldDuplicate, "line 9, column 10 (rules[1].name)"},
@@ -159,7 +161,11 @@ func TestLintWarnsAndDoesNotStopCompiling(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			r := has(compile(t, test.doc).Warnings(), test.code)
+			p, warnings := policy.Compile([]byte(test.doc), descriptors())
+			r := has(warnings, test.code)
+			if p == nil || len(warnings) != len(p.Warnings()) {
+				t.Fatalf("policy %v with %v", p, warnings)
+			}
 			if r == nil || r.Tier != rats.Warning || !strings.HasPrefix(r.Path, "line ") {
 				t.Errorf("got %+v", r)
 			}
@@ -170,37 +176,25 @@ func TestLintWarnsAndDoesNotStopCompiling(t *testing.T) {
 	}
 }
 
-func TestOnlyThePolicyOfHighestPriorityIsActive(t *testing.T) {
-	named := func(name, selector, priority string) *policy.Policy {
-		doc := strings.Replace(minimal("priority: "+priority), "name: min", "name: "+name, 1)
-		return compile(t, strings.Replace(doc, `'node.kind == "host"'`, "'"+selector+"'", 1))
-	}
-	low, high := named("low", "true", "-1"), named("high", `node.kind == "host"`, "5")
-	tie, vm := named("tie", "true", "5"), named("vm", `node.kind == "vm"`, "9")
-	label := named("label", `node.labels["zone"] == "a"`, "7")
+func TestSelectorSaysForWhichNodesAPolicyIs(t *testing.T) {
 	tests := []struct {
-		name string
-		ps   []*policy.Policy
-		want *policy.Policy
-		code rats.CodeInfo
+		selector string
+		want     bool
+		code     rats.CodeInfo
 	}{
-		{"highest wins", []*policy.Policy{low, high, vm}, high, rats.CodeInfo{}},
-		{"order doesn't matter", []*policy.Policy{high, vm, low}, high, rats.CodeInfo{}},
-		{"tie", []*policy.Policy{low, high, tie}, nil, policy.CodeActiveAmbiguous},
-		{"none selects", []*policy.Policy{vm}, nil, policy.CodeActiveNone},
-		{"no policies", nil, nil, policy.CodeActiveNone},
-		{"label the node doesn't have", []*policy.Policy{label, high}, high, policy.CodeSelectorUnevaluable},
+		{`true`, true, rats.CodeInfo{}},
+		{`node.kind == "host"`, true, rats.CodeInfo{}},
+		{`node.name in ["h1", "h2"] && node.labels["env"] == "lab"`, true, rats.CodeInfo{}},
+		{`node.kind == "vm"`, false, rats.CodeInfo{}},
+		{`"zone" in node.labels && node.labels["zone"] == "a"`, false, rats.CodeInfo{}},
+		{`node.labels["zone"] != "a"`, false, policy.CodeSelectorUnevaluable},
 	}
 	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) {
-			got, reasons := policy.Select(test.ps, host)
-			if got != test.want {
-				t.Errorf("got %v, %v", got, reasons)
-			}
-			if test.code.Code != "" && has(reasons, test.code) == nil {
-				t.Errorf("expected %s, got %v", test.code.Code, reasons)
-			}
-		})
+		p := compile(t, strings.Replace(minimal(), `'node.kind == "host"'`, "'"+test.selector+"'", 1))
+		ok, reasons := p.Selects(host)
+		if ok != test.want || (test.code.Code == "") != (len(reasons) == 0) || test.code.Code != "" && has(reasons, test.code) == nil {
+			t.Errorf("%s: got %v, %v", test.selector, ok, reasons)
+		}
 	}
 }
 
@@ -223,7 +217,7 @@ func FuzzCompile(f *testing.F) {
 	ds := descriptors()
 	f.Fuzz(func(t *testing.T, doc []byte) {
 		p, reasons := policy.Compile(doc, ds)
-		if (p == nil) == (len(reasons) == 0) {
+		if p == nil && len(reasons) == 0 || p != nil && rats.Worst(reasons) != rats.Affirming && rats.Worst(reasons) != rats.Warning {
 			t.Fatalf("policy %v with reasons %v", p, reasons)
 		}
 		if p == nil {

@@ -96,7 +96,8 @@ func (p *Policy) MaxEvidenceAge() time.Duration { return p.maxEvidenceAge }
 // Allow returns the marks that are accepted.
 func (p *Policy) Allow() []string { return slices.Clone(p.allow) }
 
-// Warnings returns what lint says of the policy: reasons of tier warning, which don't stop it from being used.
+// Warnings returns what lint says of the policy, as Compile did: reasons of tier warning, which don't stop it from being
+// used.
 func (p *Policy) Warnings() []rats.Reason { return slices.Clone(p.warnings) }
 
 // Formats returns the formats that have a section, those that others need first; optional ones too.
@@ -184,39 +185,15 @@ func least[T int64 | time.Duration](a, b T) T {
 }
 
 // Selects says whether the policy is meant for a node. A selector that can't be evaluated, for it names a label that
-// the node doesn't have, doesn't select; the reason (of tier warning) says so.
+// the node doesn't have, doesn't select; the reason (of tier warning) says so, and the caller must not pass over it: the
+// policy may be the stricter one. Of the policies that select a node the one with the highest priority is meant; two of
+// the highest priority are ambiguous, and it is the caller who refuses that.
 func (p *Policy) Selects(n NodeFacts) (bool, []rats.Reason) {
 	ok, err := holds(p.selects, p.selectorEnv.vars(Env{Node: n}))
 	if err != nil {
 		return false, []rats.Reason{CodeSelectorUnevaluable.At(rats.Warning, p.name+".selector", p.selector, clip(err.Error()))}
 	}
 	return ok, nil
-}
-
-// Select returns the policy that is active for a node: of those that select it, the one with the highest priority. If
-// none does, or two of the highest priority do, there is none, and the reasons say why: CodeActiveNone,
-// CodeActiveAmbiguous, with CodeSelectorUnevaluable of those that could not be asked.
-func Select(ps []*Policy, n NodeFacts) (*Policy, []rats.Reason) {
-	var best, tie *Policy
-	var notes []rats.Reason
-	for _, p := range ps {
-		ok, rs := p.Selects(n)
-		notes = append(notes, rs...)
-		switch {
-		case !ok:
-		case best == nil || p.priority > best.priority:
-			best, tie = p, nil
-		case p.priority == best.priority:
-			tie = p
-		}
-	}
-	switch {
-	case best == nil:
-		return nil, append(notes, CodeActiveNone.At(rats.None, "node "+n.Name, "a policy that selects it", "none"))
-	case tie != nil:
-		return nil, append(notes, CodeActiveAmbiguous.At(rats.None, "node "+n.Name, "one policy of the highest priority", best.name+" and "+tie.name))
-	}
-	return best, notes
 }
 
 // Vouch judges the enrolment record of a node that joins. At least one section must be able to judge it and find

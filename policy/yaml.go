@@ -221,6 +221,9 @@ func (s *source) fillSpecial(n *yaml.Node, v reflect.Value, path string) bool {
 	case yaml.Unmarshaler:
 		s.refuseValue(u.UnmarshalYAML(n), n, path)
 		return true
+	case interface{ UnmarshalYAML(func(any) error) error }:
+		s.refuseValue(u.UnmarshalYAML(func(out any) error { return s.try(n, out, path) }), n, path)
+		return true
 	case encoding.TextUnmarshaler:
 		if n.Kind != yaml.ScalarNode || n.ShortTag() == "!!null" {
 			s.refuse(CodeFieldType, n, path, "text", kindOf(n))
@@ -246,11 +249,28 @@ func (s *source) refuseValue(err error, n *yaml.Node, path string) {
 		return
 	}
 	if r, ok := rats.ReasonOf(err); ok {
-		r.Path = s.place(n, path)
+		if !strings.HasPrefix(r.Path, "line ") {
+			r.Path = s.place(n, path)
+		}
 		s.errors = append(s.errors, r)
 		return
 	}
 	s.refuse(CodeFieldValue, n, path, "an acceptable value", yamlText(err))
+}
+
+// try fills out, as strictly as everything else, for a type that reads itself and may try several forms. Its error is
+// the first thing that is wrong.
+func (s *source) try(n *yaml.Node, out any, path string) error {
+	v := reflect.ValueOf(out)
+	if v.Kind() != reflect.Pointer || v.IsNil() {
+		return fmt.Errorf("decoding into a %T", out)
+	}
+	own := &source{nodes: s.nodes}
+	own.fill(n, v.Elem(), path)
+	if len(own.errors) > 0 {
+		return &rats.BadEvidence{Reason: own.errors[0]}
+	}
+	return nil
 }
 
 func kindOf(n *yaml.Node) string {

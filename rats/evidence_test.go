@@ -90,7 +90,7 @@ type testClaims struct {
 	Maybe   *inner            `json:"maybe"`
 	Any     any               `json:"any"`
 	Hidden  string            `json:"-"`
-	private string            //nolint:unused // must not be in the schema
+	private string            //lint:ignore U1000 must not be in the schema
 	Plain   map[string]string // named by its field
 }
 

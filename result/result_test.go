@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"math/big"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -152,14 +153,17 @@ func TestATokenVerifiesByThePlainRulesOfJWS(t *testing.T) {
 		t.Fatal(err)
 	}
 	jwk := set.Keys[0]
-	point := func(s string) *big.Int {
+	point := func(s string) []byte {
 		b, err := base64.RawURLEncoding.DecodeString(s)
 		if err != nil || len(b) != 32 {
 			t.Fatalf("coordinate %q: %v", s, err)
 		}
-		return new(big.Int).SetBytes(b)
+		return b
 	}
-	pub := &ecdsa.PublicKey{Curve: elliptic.P256(), X: point(jwk["x"]), Y: point(jwk["y"])}
+	pub, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), slices.Concat([]byte{4}, point(jwk["x"]), point(jwk["y"])))
+	if err != nil {
+		t.Fatal(err)
+	}
 	digest := sha256.Sum256([]byte(parts[0] + "." + parts[1]))
 	if !ecdsa.Verify(pub, digest[:], new(big.Int).SetBytes(sig[:32]), new(big.Int).SetBytes(sig[32:])) {
 		t.Fatal("the signature is wrong")

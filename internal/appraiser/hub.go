@@ -2,6 +2,7 @@ package appraiser
 
 import (
 	"bytes"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,7 +20,8 @@ type nodeKey struct{ namespace, node string }
 
 type nodeHub struct {
 	sessions []*session
-	waiters  []chan outcome
+	waiters  []waiter
+	alerted  map[rats.Code]time.Time
 	last     lastResult
 }
 
@@ -30,6 +32,7 @@ type lastResult struct {
 	boots    rats.Digest
 	instance []byte
 	steady   bool // the result was trusted
+	epoch    int64
 	at       time.Time
 	every    time.Duration
 }
@@ -38,6 +41,13 @@ type lastResult struct {
 type outcome struct {
 	result string
 	err    error
+	asked  time.Time // when its challenge was issued; zero if nobody knows
+}
+
+// waiter wants the outcome of a challenge issued after it began to wait: an exchange under way says nothing about now.
+type waiter struct {
+	ch    chan outcome
+	since time.Time
 }
 
 // session is one open stream.
@@ -171,18 +181,18 @@ func (s *session) end(why rats.Reason) {
 	})
 }
 
-// wait returns a channel that gets the node's next outcome, and a function that gives it up.
-func (h *hub) wait(namespace, node string) (<-chan outcome, func()) {
+// wait returns a channel that gets the outcome of the node's next challenge, and a function that gives it up.
+func (h *hub) wait(namespace, node string, now time.Time) (<-chan outcome, func()) {
 	ch := make(chan outcome, 1)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	n := h.get(nodeKey{namespace, node})
-	n.waiters = append(n.waiters, ch)
+	n.waiters = append(n.waiters, waiter{ch, now})
 	return ch, func() {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		for i, w := range n.waiters {
-			if w == ch {
+			if w.ch == ch {
 				n.waiters = append(n.waiters[:i:i], n.waiters[i+1:]...)
 				return
 			}
@@ -197,10 +207,31 @@ func (h *hub) done(namespace, node string, o outcome) {
 	if n == nil {
 		return
 	}
-	for _, w := range n.waiters {
-		w <- o // holds one, and each waiter is told once
+	n.waiters = slices.DeleteFunc(n.waiters, func(w waiter) bool {
+		if o.asked.Before(w.since) {
+			return false
+		}
+		w.ch <- o // holds one, and each waiter is told once
+		return true
+	})
+}
+
+// alertEvery is how often one problem of one node is written down; in between it is only logged.
+const alertEvery = 10 * time.Second
+
+// alert says whether a problem of a node is to be written down now.
+func (h *hub) alert(namespace, node string, code rats.Code, now time.Time) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n := h.get(nodeKey{namespace, node})
+	if last, ok := n.alerted[code]; ok && now.Sub(last) < alertEvery && !now.Before(last) {
+		return false
 	}
-	n.waiters = nil
+	if n.alerted == nil || len(n.alerted) > 256 {
+		n.alerted = map[rats.Code]time.Time{}
+	}
+	n.alerted[code] = now
+	return true
 }
 
 func (h *hub) last(namespace, node string) (lastResult, bool) {

@@ -119,21 +119,21 @@ func (a *Appraiser) challenge(ctx context.Context, s *session, why string, send 
 	}
 	if n.Enrolment != store.EnrolmentApproved {
 		why := node.StatusOf(n, nil, a.cfg.Now()).Why
-		a.hub.done(s.key.namespace, s.key.node, outcome{err: &rats.BadEvidence{Reason: why[0]}})
+		a.hub.done(s.key.namespace, s.key.node, outcome{err: &rats.BadEvidence{Reason: why[0]}, asked: a.cfg.Now()})
 		return a.cfg.TTL, nil // approval kicks the stream
 	}
-	var keys []rats.BoundKey
+	var steady *lastResult
 	if last, ok := a.hub.last(s.key.namespace, s.key.node); ok && last.steady &&
 		bytes.Equal(last.instance, s.instance) && last.boots.Equal(s.boot) && n.Withdrawn == "" && !node.Rebooted(n) {
-		keys = last.keys
+		steady = &last
 	}
-	c, err := a.issue(ctx, n, s.key.namespace, why, keys)
+	c, err := a.issue(ctx, n, s.key.namespace, why, steady)
 	if err != nil {
 		reason, known := rats.ReasonOf(err)
 		if !known {
 			return 0, err
 		}
-		a.hub.done(s.key.namespace, s.key.node, outcome{err: err})
+		a.hub.done(s.key.namespace, s.key.node, outcome{err: err, asked: a.cfg.Now()})
 		return a.cfg.TTL, a.withdraw(ctx, s.key.namespace, n.ID, reason)
 	}
 	return a.cfg.TTL + a.cfg.TTL/2, send(api.StreamChallenge, c)
@@ -141,7 +141,7 @@ func (a *Appraiser) challenge(ctx context.Context, s *session, why string, send 
 
 // Attest challenges a node now and waits for its result's id.
 func (a *Appraiser) Attest(ctx context.Context, namespace, nodeID, why string) (string, error) {
-	done, forget := a.hub.wait(namespace, nodeID)
+	done, forget := a.hub.wait(namespace, nodeID, a.cfg.Now())
 	defer forget()
 	if !a.hub.kick(namespace, nodeID, why) {
 		return "", CodeNotConnected.Missing("node", "an open stream", "none")

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/assay-attest/assay/api"
+	"github.com/assay-attest/assay/appraise"
 	"github.com/assay-attest/assay/internal/node"
 	"github.com/assay-attest/assay/internal/refs"
 	"github.com/assay-attest/assay/internal/store"
@@ -38,7 +39,7 @@ var (
 var Codes = []rats.CodeInfo{
 	CodeTokenForged, CodeTokenExpired, CodeTokenOther, CodeTokenSpent, CodePolicyChanged, CodeStepOrder,
 	CodeManifestMalformed, CodeManifestField, CodeManifestNonce, CodeManifestPeer, CodeManifestFormats,
-	CodeManifestSigner, CodeManifestKey, CodeSealedMalformed, CodeSealedRequired, CodeNodeUnknown,
+	CodeManifestSigner, CodeManifestKey, CodeManifestExtra, CodeSealedMalformed, CodeSealedRequired, CodeNodeUnknown,
 	CodeNotConnected, CodeSuperseded, CodeMalfunction,
 }
 
@@ -55,7 +56,7 @@ type judgement struct {
 	received  time.Time
 	set       rats.Set
 	params    map[rats.Format][]byte
-	inputs    map[rats.Format]rats.Inputs
+	endorsed  []rats.Endorsement // the node's enrolment records, then collateral
 }
 
 // Submit takes the answer to a challenge over the connection whose client certificate has the SubjectPublicKeyInfo peer.
@@ -69,12 +70,21 @@ func (a *Appraiser) Submit(ctx context.Context, namespace, nodeID string, peer [
 		} else {
 			a.cfg.Log.Error("judging a submission", "namespace", namespace, "node", nodeID, "error", err)
 		}
-		a.hub.done(namespace, nodeID, outcome{err: err})
+		a.hub.done(namespace, nodeID, outcome{err: err, asked: a.askedAt(sub.Token)})
 		if evidence && (reason.Code == CodePolicyChanged.Code || reason.Code == CodeTokenExpired.Code) {
 			a.hub.kick(namespace, nodeID, "retry")
 		}
 	}
 	return answer, err
+}
+
+// askedAt is when the exchange of a token began; zero if the token isn't ours.
+func (a *Appraiser) askedAt(token []byte) time.Time {
+	var c challenge
+	if b, err := a.cfg.Tokens.Open(tokenAAD, token); err != nil || json.Unmarshal(b, &c) != nil {
+		return time.Time{}
+	}
+	return c.Asked
 }
 
 func (a *Appraiser) submit(ctx context.Context, namespace, nodeID string, peer []byte, sub api.Submission) (api.Answer, error) {
@@ -117,8 +127,10 @@ func (a *Appraiser) submit(ctx context.Context, namespace, nodeID string, peer [
 func (a *Appraiser) node(ctx context.Context, namespace, id string) (store.Node, error) {
 	var n store.Node
 	err := a.cfg.Store.In(namespace).View(ctx, func(tx store.Tx) (err error) {
-		n, err = tx.Nodes().Get(id)
-		return err
+		if n, err = tx.Nodes().Get(id); err != nil {
+			return err
+		}
+		return getResume(tx, &n)
 	})
 	if errors.Is(err, store.ErrNotFound) {
 		return n, CodeNodeUnknown.Bad("node", "a node of namespace "+namespace, id)
@@ -234,9 +246,15 @@ func (a *Appraiser) pending(ctx context.Context, j *judgement) (rats.Collection,
 
 // verify runs the formats' verifiers. Evidence that is not authentic is the error.
 func (a *Appraiser) verify(ctx context.Context, j *judgement) error {
-	j.params, j.inputs = map[rats.Format][]byte{}, map[rats.Format]rats.Inputs{}
+	j.params, j.endorsed = map[rats.Format][]byte{}, slices.Clone(j.node.Endorsements)
+	if a.cfg.Collateral != nil {
+		j.endorsed = append(j.endorsed, a.cfg.Collateral.Endorsements(ctx, j.coll.Evidence)...)
+	}
 	for _, k := range j.active.Asks() {
 		j.params[k.Format] = k.Params
+		if p, ok := j.ch.Params[k.Format]; ok {
+			j.params[k.Format] = p
+		}
 	}
 	for _, f := range j.active.Planned() {
 		p, err := planOf(j.ch, j.view, j.active)
@@ -248,18 +266,17 @@ func (a *Appraiser) verify(ctx context.Context, j *judgement) error {
 		}
 	}
 	set, err := a.cfg.Engine.Verify(ctx, j.coll, j.asked, func(f rats.Format) rats.Inputs {
-		in := rats.Inputs{
-			Binding: j.coll.Binding, Now: j.received, Endorsements: j.node.Endorsements,
+		return rats.Inputs{
+			Binding: j.coll.Binding, Now: j.received, Endorsements: j.endorsed,
 			Params: j.params[f], Resume: j.node.Resume[f],
 		}
-		j.inputs[f] = in
-		return in
 	})
 	if err != nil {
 		return fmt.Errorf("verifying evidence: %w", err)
 	}
 	for _, r := range set.Refused {
-		if r.Tier == rats.Contraindicated {
+		missing := r.Code == appraise.CodeFormatMissing.Code && !j.active.Optional(r.Format)
+		if r.Tier == rats.Contraindicated || missing {
 			return &rats.BadEvidence{Reason: r}
 		}
 	}
@@ -354,9 +371,9 @@ func (a *Appraiser) conclude(ctx context.Context, j *judgement) (api.Answer, err
 	}
 	a.hub.accepted(j.namespace, j.node.ID, lastResult{
 		id: r.ID, keys: r.Keys, boots: bootID(r.Boots), instance: bytes.Clone(j.manifest.Instance),
-		steady: rats.VerdictOf(r.Tier, false).Secrets, at: r.At, every: j.active.Every(),
+		steady: rats.VerdictOf(r.Tier, false).Secrets, epoch: j.ch.Epoch, at: r.At, every: j.active.Every(),
 	})
-	a.hub.done(j.namespace, j.node.ID, outcome{result: r.ID})
+	a.hub.done(j.namespace, j.node.ID, outcome{result: r.ID, asked: j.ch.Asked})
 	return api.Answer{Result: &told}, nil
 }
 

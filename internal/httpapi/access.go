@@ -221,7 +221,8 @@ func (a *Access) save(list []AccessEntry) error {
 		return fmt.Errorf("writing the access tokens: %w", err)
 	}
 	defer os.Remove(f.Name())
-	if _, err := f.Write(append(b, '\n')); err == nil {
+	_, err = f.Write(append(b, '\n'))
+	if err == nil {
 		err = f.Sync()
 	}
 	if err := errors.Join(err, f.Close()); err != nil {

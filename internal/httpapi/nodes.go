@@ -30,7 +30,7 @@ func (a *API) nodeView(tx store.Tx, namespace string, n store.Node) (api.Node, e
 	return api.Node{
 		ID: n.ID, Name: n.Name, Kind: n.Kind, Parent: n.Parent, Labels: n.Labels, Enrolment: n.Enrolment,
 		Connected: a.cfg.Appraiser.Connected(namespace, n.ID), State: s.State, Verdict: s.Verdict.Word, Since: s.Since,
-		ValidUntil: s.ValidUntil, LastResult: n.Last, LastAt: n.LastAt, Reasons: s.Why, EK: identity.EKOf(n), CreatedAt: n.CreatedAt,
+		ValidUntil: s.ValidUntil, LastResult: n.Last, LastAt: n.LastAt, Reasons: s.Why, EK: identity.EKOf(n), Marks: n.Marks, CreatedAt: n.CreatedAt,
 	}, nil
 }
 
@@ -53,7 +53,6 @@ func (a *API) nodeDetail(tx store.Tx, view *refs.View, namespace string, n store
 	if err != nil {
 		return v, fmt.Errorf("reading the last result: %w", err)
 	}
-	v.Marks = rec.Result.Marks
 	v.Reasons = append(v.Reasons, rec.Result.Reasons...)
 	return v, nil
 }

@@ -92,9 +92,11 @@ type Node struct {
 	Expires   time.Time   `json:"expires,omitzero"`
 	LastBoot  rats.Digest `json:"last_boot,omitzero"`
 	Since     time.Time   `json:"since,omitzero"`      // when the tier last changed
+	Marks     []string    `json:"marks,omitempty"`     // of the newest result
 	Withdrawn string      `json:"withdrawn,omitempty"` // why the last result no longer counts: a rats.Code
-	// Resume is what each format's Verifier wants back next time.
-	Resume map[rats.Format][]byte `json:"resume,omitempty"`
+	// Resume is what each format's Verifier wants back next time; what is large stands in a blob.
+	Resume     map[rats.Format][]byte      `json:"resume,omitempty"`
+	ResumeBlob map[rats.Format]rats.Digest `json:"resume_blob,omitempty"`
 }
 
 // The states of enrolment.

@@ -18,6 +18,7 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 
+	evidence "github.com/assay-attest/assay/evidence/tpm"
 	"github.com/assay-attest/assay/internal/testkit/swtpm"
 	"github.com/assay-attest/assay/internal/tpm"
 )
@@ -64,6 +65,94 @@ func TestEndorsementKeyWithoutCertificateHasNone(t *testing.T) {
 	}
 	if ek.CertDER != nil || len(ek.Public) == 0 {
 		t.Errorf("got %d bytes of certificate and %d of key", len(ek.CertDER), len(ek.Public))
+	}
+}
+
+func TestEndorsementKeyIsMadeAgainWhereNoneIsPersistent(t *testing.T) {
+	sw := swtpm.Start(t)
+	d, err := tpm.Open(t.Context(), sw.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, err := d.EK(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := net.Dial("unix", strings.TrimPrefix(sw.Path(), "unix:"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw := &rawTPM{conn}
+	public, err := tpm2.ReadPublic{ObjectHandle: tpm2.TPMHandle(0x81010001)}.Execute(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := (tpm2.EvictControl{
+		Auth:             tpm2.TPMRHOwner,
+		ObjectHandle:     &tpm2.NamedHandle{Handle: 0x81010001, Name: public.Name},
+		PersistentHandle: 0x81010001,
+	}).Execute(raw); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.Close(); err != nil {
+		t.Fatal(err)
+	}
+	after, err := open(t, sw.Path()).EK(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !after.Digest.Equal(before.Digest) || !bytes.Equal(after.CertDER, before.CertDER) {
+		t.Errorf("the EK made is %s, the persistent one was %s", after.Digest, before.Digest)
+	}
+}
+
+// withoutRSA stands before a TPM and knows no RSA.
+func withoutRSA(t *testing.T, sw *swtpm.TPM) string {
+	t.Helper()
+	conn, err := net.Dial("unix", strings.TrimPrefix(sw.Path(), "unix:"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	raw, rsaTemplate := &rawTPM{conn}, tpm2.Marshal(tpm2.RSAEKTemplate)
+	return fakeTPM(t, func(cmd []byte) []byte {
+		switch {
+		case bytes.Contains(cmd, rsaTemplate):
+			return []byte{0x80, 0x01, 0, 0, 0, 10, 0, 0, 0x02, 0xc4} // TPM_RC_VALUE, parameter 2
+		case bytes.Equal(cmd[10:14], []byte{0x81, 0x01, 0x00, 0x01}):
+			return []byte{0x80, 0x01, 0, 0, 0, 10, 0, 0, 0x01, 0x8b} // TPM_RC_HANDLE, handle 1
+		}
+		rsp, err := raw.Send(cmd)
+		if err != nil {
+			return nil
+		}
+		return rsp
+	})
+}
+
+// R140: a TPM without RSA has an ECC endorsement key, which opens credentials as well.
+func TestTPMWithoutRSAHasAnECCEndorsementKey(t *testing.T) {
+	d := open(t, withoutRSA(t, swtpm.Start(t)))
+	ek, err := d.EK(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ek.CertDER != nil { // swtpm certifies P-384 instead
+		t.Error("there is a certificate of P-256")
+	}
+	ak, err := d.AK(t.Context(), unique)
+	if err != nil {
+		t.Fatal(err)
+	}
+	credential, secret, err := evidence.MakeCredential(rand.Reader, ek.Public, ak.Public, []byte("secret"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := d.Activate(t.Context(), ak, credential, secret); err != nil || string(got) != "secret" {
+		t.Errorf("got %q, %v", got, err)
 	}
 }
 

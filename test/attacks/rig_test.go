@@ -6,8 +6,8 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/pem"
-	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -18,6 +18,7 @@ import (
 
 	"github.com/assay-attest/assay/api"
 	"github.com/assay-attest/assay/client"
+	"github.com/assay-attest/assay/internal/httpapi"
 	"github.com/assay-attest/assay/internal/keyring"
 	"github.com/assay-attest/assay/internal/measure"
 	"github.com/assay-attest/assay/internal/server"
@@ -26,6 +27,7 @@ import (
 	"github.com/assay-attest/assay/plan"
 	"github.com/assay-attest/assay/rats"
 	"github.com/assay-attest/assay/refvalue"
+	"github.com/assay-attest/assay/result"
 )
 
 // rig is a server with an owner.
@@ -49,6 +51,9 @@ func (r *rig) advance(d time.Duration) { r.skew.Add(int64(d)) }
 // newRig starts a server with a policy that trusts softtpm's vendor and three files.
 func newRig(t testing.TB) *rig {
 	t.Helper()
+	if p, ok := t.(*testing.T); ok {
+		p.Parallel() // an orderly stop of a server takes a second
+	}
 	r := &rig{t: t, dir: t.TempDir(), files: t.TempDir(), vendor: softtpm.NewCA(rand.Reader)}
 	for _, f := range []string{"a", "b", "c"} {
 		r.write(f, "content of "+f)
@@ -209,6 +214,10 @@ func (r *rig) options(name string) wire.Options {
 func (r *rig) machine(name string) *wire.Machine {
 	r.t.Helper()
 	m, err := wire.Join(r.t.Context(), r.options(name))
+	for codeOf(err) == httpapi.CodeRate.Code {
+		time.Sleep(400 * time.Millisecond)
+		m, err = wire.Join(r.t.Context(), r.options(name))
+	}
 	if err != nil {
 		r.t.Fatalf("joining %s: %v", name, err)
 	}
@@ -264,14 +273,11 @@ func (r *rig) results(m *wire.Machine) int {
 
 // codeOf is the stable code of an error, from whichever side it comes.
 func codeOf(err error) rats.Code {
-	var ce *client.Error
-	if errors.As(err, &ce) {
-		return ce.Problem.Code
+	if c := client.CodeOf(err); c != "" {
+		return c
 	}
-	if reason, ok := rats.ReasonOf(err); ok {
-		return reason.Code
-	}
-	return ""
+	reason, _ := rats.ReasonOf(err)
+	return reason.Code
 }
 
 // refused fails the test unless err carries the code.
@@ -294,4 +300,30 @@ func (r *rig) resultsKey() []byte {
 	}
 	defer k.Close()
 	return k.ResultsPublic()
+}
+
+func randReader() io.Reader { return rand.Reader }
+
+// verifyEAR verifies a result by the keys the server publishes, as a Relying Party does.
+func (r *rig) verifyEAR(token, audience string) {
+	r.t.Helper()
+	res, err := r.raw().Get(r.url + result.JWKSPath)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer res.Body.Close()
+	keys, err := io.ReadAll(res.Body)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	ear, err := result.Verify(token, keys, result.VerifyOptions{Audience: audience, Issuer: r.init.URL, Now: r.now()})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if v := ear.Verdict(r.now()); v.State != rats.StateTrusted {
+		r.t.Errorf("the EAR says %s", v.State)
+	}
+	if _, err := result.Verify(token, keys, result.VerifyOptions{Audience: "https://other.example", Issuer: r.init.URL, Now: r.now()}); err == nil {
+		r.t.Error("the EAR is accepted by another audience")
+	}
 }

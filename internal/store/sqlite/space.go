@@ -20,6 +20,9 @@ type space struct {
 // View runs f over one snapshot, on a connection that can't write. It may run beside any number of views and updates.
 // The context is looked at between statements.
 func (p space) View(ctx context.Context, f func(store.Tx) error) error {
+	if p.namespace == "" {
+		return missing("namespace", "")
+	}
 	return p.s.view(ctx, p.namespace, func(t *tx) error { return f(t) })
 }
 
@@ -27,7 +30,7 @@ func (p space) View(ctx context.Context, f func(store.Tx) error) error {
 // wait for it: it must not wait for another Update, nor for anything slow.
 func (p space) Update(ctx context.Context, f func(store.Tx) error) error {
 	if p.namespace == "" {
-		return fmt.Errorf("namespace %q: %w", "", store.ErrNotFound)
+		return missing("namespace", "")
 	}
 	return p.s.update(ctx, p.namespace, func(t *tx) error { return f(t) })
 }

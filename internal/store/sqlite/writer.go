@@ -34,8 +34,7 @@ var errPanicked = errors.New("update function didn't return")
 
 // submit queues u and waits for its answer; a context that ends before the writer began u drops it.
 func (s *db) submit(u *update) error {
-	_, err := s.enqueue(u)
-	if err != nil {
+	if err := s.enqueue(u); err != nil {
 		return err
 	}
 	defer s.inflight.Add(-1)
@@ -50,9 +49,10 @@ func (s *db) submit(u *update) error {
 	}
 }
 
-func (s *db) enqueue(u *update) (ok bool, err error) {
+// enqueue counts u as under way until its caller has its answer.
+func (s *db) enqueue(u *update) (err error) {
 	if err := u.ctx.Err(); err != nil {
-		return false, err
+		return err
 	}
 	u.turn, u.ran, u.done = make(chan *tx, 1), make(chan error, 1), make(chan error, 1)
 	s.inflight.Add(1)
@@ -62,7 +62,7 @@ func (s *db) enqueue(u *update) (ok bool, err error) {
 	default:
 		select {
 		case s.queue <- u:
-			return true, nil
+			return nil
 		case <-u.ctx.Done():
 			err = u.ctx.Err()
 		case <-s.quit:
@@ -70,7 +70,7 @@ func (s *db) enqueue(u *update) (ok bool, err error) {
 		}
 	}
 	s.inflight.Add(-1)
-	return false, err
+	return err
 }
 
 // update runs f on the writer's connection in this goroutine, and returns once it is durable or undone.
@@ -79,7 +79,7 @@ func (s *db) update(ctx context.Context, namespace string, f func(*tx) error) er
 		return err
 	}
 	u := &update{ctx: ctx, namespace: namespace}
-	if _, err := s.enqueue(u); err != nil {
+	if err := s.enqueue(u); err != nil {
 		return err
 	}
 	defer s.inflight.Add(-1)

@@ -154,6 +154,9 @@ func (t *TPM) EKPublic() []byte { return t.ek.tpm2b() }
 // EKCert returns the endorsement key's certificate (DER), nil if it has none.
 func (t *TPM) EKCert() []byte { return t.ekCert }
 
+// Certified returns a certificate (DER) of the endorsement key by the maker, also for a TPM that has none.
+func (t *TPM) Certified() []byte { return t.ca.certify(t.rand, t.ek.private.Public(), false) }
+
 // AKPublic returns the attestation key as TPM2B_PUBLIC.
 func (t *TPM) AKPublic() []byte { return t.ak.tpm2b() }
 

@@ -1,0 +1,79 @@
+# Assay. `make help` lists what can be made; a fresh clone needs Go and nothing else to say `go build ./...`.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -buildid= -X github.com/assay-attest/assay/internal/cli.Version=$(VERSION)
+BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags "$(LDFLAGS)"
+
+STATICCHECK ?= $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
+FUZZTIME    ?= 15s
+BENCHTIME   ?= 1s
+BENCH       ?= .
+
+.PHONY: help
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## build bin/assay: one static, reproducible binary
+	$(BUILD) -o bin/assay ./cmd/assay
+
+.PHONY: quickstart
+quickstart: tools build ## see the whole idea on this machine: trusted, changed, not trusted, restored (flags: ARGS=--keep)
+	bin/assay quickstart $(ARGS)
+
+.PHONY: test
+test: tools ## every test, with the race detector
+	$(GO) test -race -timeout 20m ./...
+
+.PHONY: check
+check: ## before a commit: format, vet and test what changed, no race detector, below a minute
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$unformatted" ]; then echo "gofmt needed: $$unformatted" >&2; exit 1; fi
+	@base=$$(git merge-base HEAD origin/main 2>/dev/null || true); \
+	if [ -z "$$base" ] || [ "$$base" = "$$(git rev-parse HEAD)" ]; then base=$$(git rev-parse -q --verify HEAD~ || git rev-parse HEAD); fi; \
+	dirs=$$( { git diff --name-only "$$base" -- '*.go' '*/testdata/*'; git ls-files --others --exclude-standard -- '*.go'; } \
+		| sed -e 's,/testdata/.*,/x,' | xargs -r -n1 dirname | sort -u); \
+	pkgs=""; for d in $$dirs; do if ls "$$d"/*.go >/dev/null 2>&1; then pkgs="$$pkgs ./$$d"; fi; done; \
+	echo "changed since $${base:0:12}:$${pkgs:- nothing}"; \
+	$(GO) vet $$pkgs ./test/house && $(GO) test -short $$pkgs ./test/house
+
+.PHONY: lint
+lint: ## gofmt, go vet, staticcheck
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$unformatted" ]; then echo "gofmt needed: $$unformatted" >&2; exit 1; fi
+	$(GO) vet ./...
+	@if $(STATICCHECK) -version >/dev/null 2>&1; then echo "$(STATICCHECK) ./..."; $(STATICCHECK) ./...; \
+	else echo "staticcheck can't be fetched here: skipped" >&2; fi
+
+.PHONY: bench
+bench: ## benchmarks (BENCH=regexp BENCHTIME=1s); figures, never pass or fail
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -timeout 60m ./...
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME each
+	@grep -rhoE --include='*_test.go' --with-filename '^func Fuzz[A-Za-z0-9_]*' . | while IFS=: read -r file target; do \
+		target=$${target#func }; echo "$$(dirname $$file) $$target"; \
+		$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) "$$(dirname $$file)"; \
+	done
+
+.PHONY: generate
+generate: ## rewrite generated pages (docs/reference)
+	$(GO) generate ./...
+
+.PHONY: tools
+tools: ## install what tests and quickstart need: swtpm, a C compiler for the race detector
+	@missing=""; \
+	command -v swtpm >/dev/null || missing="$$missing swtpm"; \
+	command -v swtpm_setup >/dev/null || missing="$$missing swtpm-tools"; \
+	command -v gcc >/dev/null || missing="$$missing gcc libc6-dev"; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing$$missing"; apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing >/dev/null; \
+	else echo "missing:$$missing; install with: sudo apt-get install$$missing" >&2; exit 1; fi
+
+.PHONY: clean
+clean: ## remove what make made
+	rm -rf bin dist coverage.out
