@@ -198,6 +198,16 @@ func iasParts(g appraise.Given, e *rats.Evidence, _ *rats.Inputs) error {
 	return nil
 }
 
+// unwrapped returns the first of what b may hold that is of a kind, b itself if nothing is.
+func unwrapped(b []byte, is func([]byte) bool) []byte {
+	for _, c := range appraise.Unwrap(b) {
+		if is(c) {
+			return c
+		}
+	}
+	return b
+}
+
 func banksOf(rs []rats.Registers) map[string]map[int][]byte {
 	out := make(map[string]map[int][]byte)
 	for _, r := range rs {
@@ -214,10 +224,11 @@ func banksOf(rs []rats.Registers) map[string]map[int][]byte {
 // recordedParts puts the files beside a quote into its parts.
 func recordedParts(g appraise.Given, e *rats.Evidence, in *rats.Inputs) error {
 	in.Facts.Registers = nil
-	for _, name := range []string{tpm.PartSignature, tpm.PartAK} {
-		if b, ok := g.Beside[name]; ok {
-			e.Parts = append(e.Parts, rats.Part{Name: name, Data: b})
-		}
+	if b, ok := g.Beside[appraise.BesideSignature]; ok {
+		e.Parts = append(e.Parts, rats.Part{Name: tpm.PartSignature, Data: unwrapped(b, tpm.DetectSignature)})
+	}
+	if b, ok := g.Beside[appraise.BesideKey]; ok {
+		e.Parts = append(e.Parts, rats.Part{Name: tpm.PartAK, Data: unwrapped(b, tpm.DetectKey)})
 	}
 	if len(g.Registers) == 0 {
 		return nil
