@@ -107,8 +107,8 @@ func (c *Collateral) read(b []byte, depth int) error {
 	if bytes.Contains(t[:min(len(t), 4096)], []byte("-----BEGIN ")) {
 		return c.readPEM(t)
 	}
-	if plain := decodeText(t); plain != nil {
-		return c.read(plain, depth+1)
+	if plain := decodeText(t); len(plain) > 0 && plain[0] == 0x30 {
+		return c.readDER(plain) // nothing else is written as hex or base64; a signature could look like anything
 	}
 	return errForeign
 }
@@ -160,7 +160,12 @@ func (c *Collateral) readPEM(b []byte) error {
 	return nil
 }
 
+// readDER reads a certificate, a revocation list, or certificates one after another; zero bytes may follow.
 func (c *Collateral) readDER(b []byte) error {
+	var outer asn1.RawValue
+	if rest, err := asn1.Unmarshal(b, &outer); err == nil && len(bytes.Trim(rest, "\x00")) == 0 {
+		b = outer.FullBytes
+	}
 	if cert, err := x509.ParseCertificate(b); err == nil {
 		c.Certs = append(c.Certs, cert)
 		return nil
@@ -252,13 +257,15 @@ func (c *Collateral) readJSON(b []byte, depth int) error {
 	}
 	for _, d := range documents {
 		body, ok := fields[d.body]
-		if _, has := fields[d.signature]; !ok || d.signature != "signature" && !has {
+		signature, has := fields[d.signature]
+		if !ok || d.signature != "signature" && !has {
 			continue
 		}
-		if err := c.readDocument(d.kind, d.body, body, fields[d.signature]); err != nil {
+		if err := c.readDocument(d.kind, d.body, body, signature); err != nil {
 			return err
 		}
 		delete(fields, d.body)
+		delete(fields, d.signature)
 	}
 	return c.readNested(sortedValues(fields), depth)
 }

@@ -94,6 +94,19 @@ func looksUTF16(b []byte) bool {
 	return b[0] != 0
 }
 
+// goesOn says whether more than NULs follow the terminator of text in UTF-16LE.
+func goesOn(b []byte) bool {
+	end := false
+	for i := 0; i < len(b); i += 2 {
+		if b[i] == 0 {
+			end = true
+		} else if end {
+			return true
+		}
+	}
+	return false
+}
+
 // maxEntries bounds the entries of a database that are listed; further ones are counted.
 const maxEntries = 4096
 

@@ -132,7 +132,7 @@ type Measurement struct {
 	Type     string      `json:"type"` // text: not covered by the digest
 	Digest   rats.Digest `json:"digest"`
 	Proof    Proof       `json:"proof"`
-	Text     string      `json:"text,omitempty"` // what the data says, at most 1024 bytes
+	Text     string      `json:"text,omitempty"` // what the data says; of proven data that is text, all of it
 	Code     bool        `json:"code,omitempty"` // the data, where proven, could be an image that was run
 }
 

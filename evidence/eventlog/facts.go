@@ -10,7 +10,8 @@ import (
 	"github.com/assay-attest/assay/rats"
 )
 
-// maxText bounds the text of an event in claims, maxLine that of a command line.
+// maxText bounds the text of names and paths in claims, maxLine that of what was hashed: longer data has no text, so that
+// no rule judges a part of it.
 const (
 	maxText = 1024
 	maxLine = 8192
@@ -78,9 +79,8 @@ func (x *extractor) event(i int, e *Event, replayed bool) {
 	sum := e.Sum(x.alg)
 	text, proof := x.describe(e, sum)
 	m := Measurement{
-		Event: i, Register: int(e.Register), Type: typeName(e.Type), Text: clip(text, maxText), Proof: proof,
-		// The preimage of an image's Authenticode hash is the image, so data that starts like one explains nothing.
-		Code: bytes.HasPrefix(e.Data, []byte("MZ")) || bytes.HasPrefix(e.Data, []byte("PE\x00\x00")) || bytes.HasPrefix(e.Data, []byte("VZ")),
+		Event: i, Register: int(e.Register), Type: typeName(e.Type), Text: text, Proof: proof,
+		Code: startsImage(e.Data),
 	}
 	if m.Type == "" {
 		m.Type = hex.EncodeToString([]byte{byte(e.Type >> 24), byte(e.Type >> 16), byte(e.Type >> 8), byte(e.Type)})
@@ -97,6 +97,15 @@ func (x *extractor) event(i int, e *Event, replayed bool) {
 	}
 	x.c.Measurements = append(x.c.Measurements, m)
 	x.fact(e, m, text, matches)
+}
+
+// startsImage says whether data, or what GRUB's labels leave of it, starts like an image. The preimage of an image's
+// Authenticode hash is the image, so such data explains nothing.
+func startsImage(data []byte) bool {
+	for _, p := range grubPrefixes {
+		data = bytes.TrimPrefix(data, []byte(p))
+	}
+	return bytes.HasPrefix(data, []byte("MZ")) || bytes.HasPrefix(data, []byte("PE\x00\x00")) || bytes.HasPrefix(data, []byte("VZ"))
 }
 
 // mustMatch says of which types the data always hashes to the digest (PFP section 10.4.1).
@@ -117,7 +126,7 @@ func (x *extractor) describe(e *Event, sum []byte) (string, Proof) {
 		if ok && !whole && x.hashes(sum, v.value) {
 			proof = ProofValue
 		}
-		return v.name, proof
+		return clip(v.name, maxText), proof
 	case evApplication, evBootDriver, evRuntimeDriver:
 		return imagePath(e.Data), proof
 	case evSeparator:
@@ -131,7 +140,7 @@ func (x *extractor) describe(e *Event, sum []byte) (string, Proof) {
 		return x.describeIPL(e.Data, sum, proof)
 	case evCRTMVersion:
 		if looksUTF16(e.Data) {
-			return utf16Text(e.Data), proof
+			return clip(utf16Text(e.Data), maxText), proof
 		}
 	}
 	return printable(e.Data), proof
@@ -143,6 +152,9 @@ func (x *extractor) describeIPL(data, sum []byte, proof Proof) (string, Proof) {
 	text := bytes.TrimRight(data, "\x00")
 	if looksUTF16(data) {
 		s := utf16Text(data)
+		if len(data) > 2*maxLine || goesOn(data) {
+			return hex.EncodeToString(data[:min(len(data), 32)]), proof
+		}
 		if proof != ProofDigest && strings.HasPrefix(s, ".") && x.hashes(sum, []byte(s), []byte{0}) {
 			proof = ProofDigest // the name of a section, in ASCII (systemd-stub)
 		}
@@ -162,10 +174,10 @@ func (x *extractor) describeIPL(data, sum []byte, proof Proof) (string, Proof) {
 // printable returns text bytes in the canonical text form, and the first bytes of others in hex.
 func printable(b []byte) string {
 	t := bytes.TrimRight(b, "\x00")
-	if bytes.ContainsFunc(t, func(r rune) bool { return r < 0x20 && r != '\n' && r != '\t' || r == 0xfffd }) {
+	if len(t) > maxLine || bytes.ContainsFunc(t, func(r rune) bool { return r < 0x20 && r != '\n' && r != '\t' || r == 0xfffd }) {
 		return hex.EncodeToString(b[:min(len(b), 32)])
 	}
-	return rats.EscapePath(t[:min(len(t), maxLine)])
+	return rats.EscapePath(t)
 }
 
 // fact adds what an event says to the typed facts. The type is text, so every fact carries the event's proof.
@@ -200,9 +212,16 @@ func (x *extractor) fact(e *Event, m Measurement, text string, matches bool) {
 	case evIPL:
 		x.ipl(item, text)
 	}
-	if m.Register == x.vars && !x.end && e.Type != evSeparator && !(matches && (e.Type == evVariable || e.Type == evEFIAction)) {
+	if m.Register == x.vars && !x.end && !(matches && notSecureBoot(e)) {
 		c.SecureBoot.Unproven = append(c.SecureBoot.Unproven, m.Event)
 	}
+}
+
+// notSecureBoot says whether an event whose data is proven is surely not the Secure Boot variable under another type.
+// Of EV_IPL only a part of the data may be proven.
+func notSecureBoot(e *Event) bool {
+	v, ok := parseVariable(e.Data)
+	return e.Type == evVariable || e.Type != evIPL && !(ok && v.name == "SecureBoot")
 }
 
 func (x *extractor) ipl(item Item, text string) {
@@ -213,7 +232,7 @@ func (x *extractor) ipl(item Item, text string) {
 		if !ok {
 			continue
 		}
-		item.Name = clip(rest, maxLine)
+		item.Name = rest
 		if strings.HasPrefix(p, "grub_cmd") {
 			c.GrubCommands = append(c.GrubCommands, item)
 		} else {
@@ -230,7 +249,6 @@ func (x *extractor) ipl(item Item, text string) {
 	case pcr == 9 || mr && strings.HasPrefix(text, "grub_file"), mr && strings.HasPrefix(text, "("), mr && strings.HasPrefix(text, "/"):
 		c.GrubFiles = append(c.GrubFiles, item)
 	case pcr == 8 || pcr == 12:
-		item.Name = clip(text, maxLine)
 		c.CommandLines = append(c.CommandLines, item)
 	}
 }

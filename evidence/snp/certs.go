@@ -65,11 +65,20 @@ func ParseCertTable(b []byte) ([]CertEntry, error) {
 	}
 }
 
-// checkTable refuses entries that reach into the table's own entries.
+// checkTable refuses data that reaches into the table's own entries, and anything but zeros behind the last of it: hosts hand out
+// whole pages.
 func checkTable(b []byte, entries []CertEntry, end int) error {
-	for i := range entries {
-		if off := binary.LittleEndian.Uint32(b[i*tableEntry+16:]); int64(off) < int64(end) {
+	last := end
+	for i, e := range entries {
+		off := int64(binary.LittleEndian.Uint32(b[i*tableEntry+16:]))
+		if off < int64(end) {
 			return CodeCertTable.Bad(fmt.Sprintf("%s[0x%x]", PartCerts, i*tableEntry+16), fmt.Sprintf("an offset of at least %d", end), fmt.Sprint(off))
+		}
+		last = max(last, int(off)+len(e.Data))
+	}
+	for i, c := range b[last:] {
+		if c != 0 {
+			return CodeCertTable.Bad(fmt.Sprintf("%s[0x%x]", PartCerts, last+i), "zeros behind the table", fmt.Sprintf("%02x", c))
 		}
 	}
 	return nil

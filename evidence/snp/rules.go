@@ -148,6 +148,12 @@ func ParseParams(b []byte) (Params, error) {
 	return p, nil
 }
 
+// Level returns the privilege level that Params ask a report of, for the Attester.
+func Level(params []byte) (int, error) {
+	p, err := ParseParams(params)
+	return p.VMPL, err
+}
+
 // Params implements rats.Rules.
 func (r *Rules) Params() []byte {
 	p := Params{}

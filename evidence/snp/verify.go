@@ -146,15 +146,40 @@ func split(b []byte) (body, table []byte, err error) {
 	return b[:ReportSize], b[ReportSize:], nil
 }
 
-// authentic checks that a key of AMD's hardware signed the report: first the chain, then the signature, then what the key is
-// for, last the dates, so that an expired certificate masks no forgery.
+// maxTries bounds how many certificates are tried on one report.
+const maxTries = 8
+
+// authentic finds the certificate of the key of AMD's hardware that signed the report. What it tells if there is none is about
+// the one that fitted best.
 func (v *verifier) authentic(r *Report, raw []byte, have *collateral, in rats.Inputs) (*chain, error) {
 	if s := r.Signer(); s != SignerVCEK && s != SignerVLEK {
 		return nil, CodeUnsigned.Bad("report[0x048]", "signing key 0 (VCEK) or 1 (VLEK)", fmt.Sprint(s))
 	}
-	leaf, err := choose(r, have)
-	if err != nil {
-		return nil, err
+	leaves := ranked(r, have.leaves)
+	if len(leaves) == 0 && have.bad != nil {
+		return nil, have.bad
+	}
+	if len(leaves) == 0 {
+		return nil, CodeNoVEK.Missing("endorsements", fmt.Sprintf("the certificate for chip %s and TCB %x", clipHex(r.ChipID[:]), r.ReportedTCB), "none")
+	}
+	var first error
+	for _, leaf := range leaves[:min(len(leaves), maxTries)] {
+		ch, err := v.vouched(r, raw, leaf, have, in)
+		if err == nil {
+			return ch, nil
+		}
+		if first == nil {
+			first = err
+		}
+	}
+	return nil, first
+}
+
+// vouched checks first the chain, then the signature, then what the key is for, last the dates, so that an expired certificate
+// masks no forgery.
+func (v *verifier) vouched(r *Report, raw []byte, leaf *vek, have *collateral, in rats.Inputs) (*chain, error) {
+	if leaf.signer != r.Signer() {
+		return nil, CodeSigner.Bad("certificate "+clip(leaf.cert.Subject.CommonName), fmt.Sprintf("signing key %d", r.Signer()), fmt.Sprint(leaf.signer))
 	}
 	ch, err := v.seen.build(leaf, have, in.Anchors, in.Now)
 	if err != nil {
@@ -177,35 +202,24 @@ func (v *verifier) authentic(r *Report, raw []byte, have *collateral, in rats.In
 	return ch, ch.checkTimes(in.Now)
 }
 
-// choose picks the certificate of the key that signed: of the right kind, rather of the report's chip and TCB, so that a whole
-// folder of certificates may be handed over.
-func choose(r *Report, have *collateral) (*vek, error) {
-	var best *vek
-	rank := 0
-	for _, l := range have.leaves {
-		n := 1
-		if tcb, ok := r.ReportedTCB.Of(l.product); ok && tcb == l.tcb {
-			n++
+// ranked orders certificates by how they fit: of the right kind, of the report's chip, of its TCB. So a whole folder of
+// certificates may be handed over.
+func ranked(r *Report, leaves []*vek) []*vek {
+	rank := func(l *vek) (n int) {
+		if l.signer == r.Signer() {
+			n = 4
 		}
 		if l.signer == SignerVLEK || l.isChip(r.ChipID) {
 			n += 2
 		}
-		if l.signer != r.Signer() {
-			n = 0
+		if tcb, ok := r.ReportedTCB.Of(l.product); ok && tcb == l.tcb {
+			n++
 		}
-		if best == nil || n > rank {
-			best, rank = l, n
-		}
+		return n
 	}
-	switch {
-	case best == nil && have.bad != nil:
-		return nil, have.bad
-	case best == nil:
-		return nil, CodeNoVEK.Missing("endorsements", fmt.Sprintf("the certificate for chip %s and TCB %x", clipHex(r.ChipID[:]), r.ReportedTCB), "none")
-	case best.signer != r.Signer():
-		return nil, CodeSigner.Bad("certificate "+clip(best.cert.Subject.CommonName), fmt.Sprintf("signing key %d", r.Signer()), fmt.Sprint(best.signer))
-	}
-	return best, nil
+	out := slices.Clone(leaves)
+	slices.SortStableFunc(out, func(a, b *vek) int { return rank(b) - rank(a) })
+	return out
 }
 
 // signed checks the signature: ECDSA over SHA-384 of the first 0x2a0 bytes, r and s little-endian.
