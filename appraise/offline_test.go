@@ -38,13 +38,6 @@ func (c *fileClaims) TCBStatus() (string, []string, time.Time) {
 	return "UpToDate", []string{"B", "A"}, time.Unix(0, 0)
 }
 
-func (c *fileClaims) Remarks() []rats.Reason {
-	if strings.Contains(c.Text, "tail") {
-		return []rats.Reason{{Code: "one.tail", Tier: rats.Warning}}
-	}
-	return nil
-}
-
 func (f fileFormat) Descriptor() *rats.Descriptor {
 	return &rats.Descriptor{ID: f.id, MediaTypes: []string{"text/plain"}, Needs: f.needs, NewRules: func() rats.Rules { return f.rules }}
 }
@@ -79,6 +72,12 @@ func offline(f fileFormat) Plain {
 			return nil
 		},
 		Also: []string{"also-" + string(f.id)},
+		Remark: func(c rats.Claims) []rats.Reason {
+			if strings.Contains(c.(*fileClaims).Text, "tail") {
+				return []rats.Reason{{Code: "one.tail", Tier: rats.Warning}}
+			}
+			return nil
+		},
 	}
 }
 

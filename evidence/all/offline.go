@@ -3,6 +3,8 @@ package all
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
+	"strings"
 
 	"github.com/assay-attest/assay/appraise"
 	"github.com/assay-attest/assay/enclave/abi"
@@ -54,7 +56,7 @@ func Offline() []appraise.Offline {
 			Decode: func(b []byte) (any, error) { return eventlog.Inspect(b, logType(b)) },
 		},
 		appraise.Plain{
-			Verifier: ima.New(), Is: ima.Detect, Adapt: listRegisters,
+			Verifier: ima.New(), Is: ima.Detect, Adapt: listRegisters, Remark: listRemarks,
 			Decode: func(b []byte) (any, error) { return ima.Inspect(b, ima.IsASCII(b)) },
 		},
 		appraise.Plain{
@@ -176,6 +178,36 @@ func listRegisters(g appraise.Given, e *rats.Evidence, in *rats.Inputs) error {
 	}
 	in.Params, err = json.Marshal(ima.Params{PCRs: values})
 	return err
+}
+
+// What must be told about a list, whatever rules say.
+var (
+	CodeListUnquoted = rats.CodeInfo{
+		Code: "ima.list.unquoted", Title: "entries follow that the register's value doesn't cover", Slot: rats.Executables,
+		Hint: "they were read after the quote and count for nothing; quote again to have them verified",
+	}
+	CodeListViolation = rats.CodeInfo{
+		Code: "ima.list.violation", Title: "files were measured while they were open for writing", Slot: rats.Executables,
+		Hint: "their content is not known; look who writes to files that are run",
+	}
+)
+
+// Codes are the reasons that this package gives.
+var Codes = []rats.CodeInfo{CodeListUnquoted, CodeListViolation}
+
+func listRemarks(claims rats.Claims) (out []rats.Reason) {
+	c, ok := claims.(*ima.Claims)
+	if !ok {
+		return nil
+	}
+	if c.Unquoted > 0 {
+		out = append(out, CodeListUnquoted.At(rats.Warning, fmt.Sprintf("unquoted: entries from %d", c.Count),
+			"none", fmt.Sprintf("%d: %s", c.Unquoted, strings.Join(c.Tail, ", "))))
+	}
+	for _, v := range c.Violations {
+		out = append(out, CodeListViolation.At(rats.Warning, fmt.Sprintf("entry %d", v.Entry), "no violation", v.Path))
+	}
+	return out
 }
 
 func valuesOf(rs []rats.Registers) (map[string]map[string]string, error) {
