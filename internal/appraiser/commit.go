@@ -82,7 +82,7 @@ func (a *Appraiser) record(tx store.Tx, j *judgement, r rats.Result, claims map[
 			rec.ClaimsVersion[d.ID] = d.ClaimsVersion
 		}
 	}
-	for _, e := range j.node.Endorsements {
+	for _, e := range j.endorsed {
 		b, err := json.Marshal(e)
 		if err != nil {
 			return rec, err

@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/assay-attest/assay/appraise"
 	"github.com/assay-attest/assay/evidence/dcap"
 	"github.com/assay-attest/assay/internal/endorse"
 	"github.com/assay-attest/assay/rats"
@@ -161,9 +162,12 @@ func (a *app) wanted(c *endorse.Cache, o *collateral, files []string) ([]endorse
 		if err != nil {
 			return nil, err
 		}
-		found := endorse.WantedBy(b)
+		var found []endorse.Key
+		for _, inner := range appraise.Unwrap(b) {
+			found = append(found, endorse.WantedBy(inner)...)
+		}
 		if len(found) == 0 {
-			return nil, CodeFile.Bad(file, "a binary quote or report that names its platform", "other bytes; with --fmspc or --key it can be said what to fetch")
+			return nil, CodeFile.Bad(file, "a quote or report that names its platform", "other bytes; with --fmspc or --key it can be said what to fetch")
 		}
 		keys = append(keys, found...)
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/hex"
 	"encoding/json"
 	"net/http/httptest"
 	"os"
@@ -51,7 +52,7 @@ func TestCollateralGoesFromTheServicesToAMachineWithoutNetwork(t *testing.T) {
 		}
 		return d.file(name)
 	}
-	quote := write("quote.bin", intel.Platform().SGX(3, nil))
+	quote := write("quote.hex", []byte(hex.EncodeToString(intel.Platform().SGX(3, nil))))
 	report := write("report.bin", amd.Chip(fakevendor.Genoa).Report(3, nil))
 	roots := write("roots.pem", fakevendor.PEM(intel.Root.Cert, amd.Line(fakevendor.Genoa).ARK.Cert))
 

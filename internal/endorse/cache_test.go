@@ -94,13 +94,16 @@ func TestNothingIsFetchedThatIsNotConfigured(t *testing.T) {
 		t.Errorf("%d endorsements from nowhere", len(got))
 	}
 	for name, change := range map[string]func(*endorse.Config){
-		"no host allowed":       func(c *endorse.Config) { c.Hosts = nil },
-		"another host":          func(c *endorse.Config) { c.Hosts = []string{"example"} },
-		"plain http":            func(c *endorse.Config) { c.Services = map[string]string{endorse.Intel: "http://pcs.example"} },
-		"credentials":           func(c *endorse.Config) { c.Services = map[string]string{endorse.Intel: "https://u:p@pcs.example"} },
-		"no address":            func(c *endorse.Config) { c.Services = map[string]string{endorse.Intel: "pcs.example"} },
-		"an unknown vendor":     func(c *endorse.Config) { c.Services = map[string]string{"other": service} },
-		"official without CRLs": func(c *endorse.Config) { c.Services = endorse.Official; c.Hosts = []string{"api.trustedservices.intel.com", "kdsintf.amd.com"} },
+		"no host allowed":   func(c *endorse.Config) { c.Hosts = nil },
+		"another host":      func(c *endorse.Config) { c.Hosts = []string{"example"} },
+		"plain http":        func(c *endorse.Config) { c.Services = map[string]string{endorse.Intel: "http://pcs.example"} },
+		"credentials":       func(c *endorse.Config) { c.Services = map[string]string{endorse.Intel: "https://u:p@pcs.example"} },
+		"no address":        func(c *endorse.Config) { c.Services = map[string]string{endorse.Intel: "pcs.example"} },
+		"an unknown vendor": func(c *endorse.Config) { c.Services = map[string]string{"other": service} },
+		"official without CRLs": func(c *endorse.Config) {
+			c.Services = endorse.Official
+			c.Hosts = []string{"api.trustedservices.intel.com", "kdsintf.amd.com"}
+		},
 	} {
 		cfg := newRig(t).config()
 		change(&cfg)

@@ -20,7 +20,9 @@ import (
 	"github.com/assay-attest/assay/rats"
 )
 
-func escape(chain []byte) string { return strings.ReplaceAll(url.QueryEscape(string(chain)), "+", "%20") }
+func escape(chain []byte) string {
+	return strings.ReplaceAll(url.QueryEscape(string(chain)), "+", "%20")
+}
 
 func contextFor(d time.Duration) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(background, d)
