@@ -27,8 +27,8 @@ const (
 	IMAOwn     = " ima_policy=tcb assay.ima=own" // the built-in one until init has loaded IMAPolicy
 	readyMark  = "@@ready"
 	initMark   = "@@init"
+	doneMark   = "@@done "
 	panicMark  = "Kernel panic"
-	shellDev   = "/dev/ttyS1"
 	modulesDir = "/lib/modules/"
 )
 
@@ -43,7 +43,8 @@ measure func=POLICY_CHECK
 `
 
 // initScript is process 1 of a guest. It formats the disk if it is blank, so that the agent's state survives reboots, and
-// ends as a shell on the second serial line, by which a test says what is to be done.
+// then runs scripts that come over the second
+// serial line, one a line in base64. A shell of busybox on that line would take it for a person's terminal.
 const initScript = `#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
@@ -60,9 +61,13 @@ ifconfig eth0 10.0.2.15 netmask 255.255.255.0 up
 if [ -b /dev/vda ]; then
   mount -t ext4 /dev/vda /state 2>/dev/null || { mke2fs /dev/vda >/dev/null && mount -t ext4 /dev/vda /state; } || echo "no disk" > /dev/console
 fi
-stty -F /dev/ttyS1 raw -echo
-echo "@@ready $(cat /proc/uptime)" > /dev/ttyS1
-while :; do sh < /dev/ttyS1 > /dev/ttyS1 2>&1; done
+exec 3<>/dev/ttyS1 # and never closed: closing it throws away what has come in
+stty raw -echo <&3
+echo "@@ready $(cat /proc/uptime)" >&3
+while IFS= read -r line <&3; do
+  (eval "$(printf %s "$line" | base64 -d)") </dev/null >&3 2>&1
+  printf '\n@@done %s\n' $? >&3
+done
 `
 
 // Guest makes the initramfs of a guest: busybox, the kernel's modules, the agent's binary, and the script that starts

@@ -3,6 +3,7 @@ package vm
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -35,21 +36,20 @@ type Config struct {
 	MemoryMB int
 }
 
-// Times says when the first byte came over the console, when process 1 ran and when the guest was ready, from power-on
-// or from the reboot.
+// Times says when the first byte came over the console (zero after a reboot, of which the old kernel has the first word),
+// when process 1 ran and when the guest was ready, from power-on or from the reboot.
 type Times struct{ Firmware, Init, Ready time.Duration }
 
 // Machine is a running virtual machine. Its methods are for one goroutine.
 type Machine struct {
-	cfg    Config
-	qemu   *exec.Cmd
-	tpm    *exec.Cmd
-	gone   chan struct{} // closed when QEMU ended
-	ended  error
-	stop   context.CancelFunc
-	shell  net.Conn
-	lines  chan string // of the shell
-	serial int
+	cfg   Config
+	qemu  *exec.Cmd
+	tpm   *exec.Cmd
+	gone  chan struct{} // closed when QEMU ended
+	ended error
+	stop  context.CancelFunc
+	shell net.Conn
+	lines chan string // of the shell
 
 	mu      sync.Mutex
 	console bytes.Buffer
@@ -137,7 +137,7 @@ func (m *Machine) watch(r io.Reader) {
 	for {
 		n, err := r.Read(b)
 		m.mu.Lock()
-		if m.times.Firmware == 0 && n > 0 {
+		if m.times.Firmware == 0 && n > 0 && m.mark == 0 {
 			m.times.Firmware = time.Since(m.from)
 		}
 		if m.console.Len() < maxConsole {
@@ -265,12 +265,10 @@ func clip(s string) string {
 	return s
 }
 
-// Run runs a script in the guest's shell and returns what it printed, on either output. Variables and the directory
-// stay for the next script.
+// Run runs a script in the guest's shell and returns what it printed, on either output. Each script has a
+// shell of its own; what it starts in the background stays.
 func (m *Machine) Run(ctx context.Context, script string) (string, error) {
-	m.serial++
-	mark := fmt.Sprintf("@@done%d", m.serial)
-	if _, err := fmt.Fprintf(m.shell, "{ %s\n} </dev/null 2>&1; printf '\\n%%s %%s\\n' '%s' $?\n", script, mark); err != nil {
+	if _, err := io.WriteString(m.shell, base64.StdEncoding.EncodeToString([]byte(script))+"\n"); err != nil {
 		return "", m.failure("sending a script to the guest", err)
 	}
 	var out strings.Builder
@@ -279,8 +277,8 @@ func (m *Machine) Run(ctx context.Context, script string) (string, error) {
 		if err != nil {
 			return out.String(), fmt.Errorf("%w%s", m.failure("running "+clip(script)+" in the guest", err), m.lastWords())
 		}
-		if code, ok := strings.CutPrefix(l, mark+" "); ok {
-			text := strings.TrimSuffix(out.String(), "\n")
+		if code, ok := strings.CutPrefix(l, doneMark); ok {
+			text := strings.TrimRight(out.String(), "\n")
 			if code != "0" {
 				return text, &ExitError{script, code, text}
 			}
@@ -295,7 +293,7 @@ func (m *Machine) Reboot(ctx context.Context) (Times, error) {
 	m.mu.Lock()
 	m.from, m.mark, m.times = time.Now(), m.console.Len(), Times{}
 	m.mu.Unlock()
-	if _, err := io.WriteString(m.shell, "sync; reboot -f\n"); err != nil {
+	if _, err := io.WriteString(m.shell, base64.StdEncoding.EncodeToString([]byte("sync; reboot -f"))+"\n"); err != nil {
 		return Times{}, m.failure("rebooting the guest", err)
 	}
 	return m.Ready(ctx)

@@ -102,10 +102,10 @@ func (c *Config) arguments() []string {
 	}
 	switch c.Tier {
 	case OVMF, UKI:
-		args = append(args, flash(0, c.Tools.Code, true), flash(1, c.path(varsFile), false))
+		args = append(args, "-drive", flash(0, c.Tools.Code, true), "-drive", flash(1, c.path(varsFile), false))
 	case SecureBoot:
 		args = append(args, "-global", "driver=cfi.pflash01,property=secure,value=on",
-			flash(0, c.Tools.SecureCode, true), flash(1, c.path(varsFile), false))
+			"-drive", flash(0, c.Tools.SecureCode, true), "-drive", flash(1, c.path(varsFile), false))
 	}
 	if c.Tier <= OVMF {
 		return append(args, "-kernel", c.Tools.Kernel.Image, "-initrd", c.path(initrdFile), "-append", c.Cmdline)
@@ -119,7 +119,7 @@ func flash(unit int, file string, readonly bool) string {
 	if readonly {
 		ro = ",readonly=on"
 	}
-	return fmt.Sprintf("-drive=if=pflash,format=raw,unit=%d%s,file=%s", unit, ro, file)
+	return fmt.Sprintf("if=pflash,format=raw,unit=%d%s,file=%s", unit, ro, file)
 }
 
 // network lets the guest reach one address, by a new process for each connection: QEMU's own forwarding to a socket knows one

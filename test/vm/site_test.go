@@ -25,7 +25,7 @@ import (
 
 // agentBinary is the agent, built once for all tests.
 var agentBinary = sync.OnceValues(func() ([]byte, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*20*time.Second)
 	defer cancel()
 	return Agent(ctx, "../..")
 })
@@ -154,7 +154,7 @@ func (s *site) report(tier Tier, times Times) {
 // run runs a script in the guest that must not fail.
 func (s *site) run(m *Machine, script string) string {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(s.t.Context(), 20*time.Second)
 	defer cancel()
 	out, err := m.Run(ctx, script)
 	if err != nil {
@@ -195,7 +195,7 @@ func (s *site) agent(m *Machine) {
 
 func (s *site) await(what string, ok func() bool) {
 	s.t.Helper()
-	limit := time.After(time.Minute)
+	limit := time.After(20 * time.Second)
 	for !ok() {
 		select {
 		case <-limit:
@@ -209,9 +209,9 @@ func (s *site) await(what string, ok func() bool) {
 func (s *site) attest() api.ResultView {
 	s.t.Helper()
 	asked := time.Now()
-	res, err := s.admin.Attest(s.t.Context(), s.node, time.Minute)
+	res, err := s.admin.Attest(s.t.Context(), s.node, 20*time.Second)
 	for err == nil && res.Challenged.Before(asked) { // of another attestation that was under way
-		res, err = s.admin.Attest(s.t.Context(), s.node, time.Minute)
+		res, err = s.admin.Attest(s.t.Context(), s.node, 20*time.Second)
 	}
 	if err != nil {
 		s.t.Fatalf("attesting: %v", err)
