@@ -1,12 +1,16 @@
 package vm
 
 import (
+	"context"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/assay-attest/assay/api"
 	planev "github.com/assay-attest/assay/evidence/plan"
 	"github.com/assay-attest/assay/evidence/tpm"
+	"github.com/assay-attest/assay/internal/appraiser"
 	"github.com/assay-attest/assay/rats"
 )
 
@@ -44,20 +48,63 @@ func TestAgentInAMachineJoinsAttestsAndIsCaughtTampering(t *testing.T) {
 	s.run(m, "cat /tmp/tool > "+tool)
 	before := s.trusted()
 
-	s.reboots(m, before.ID)
-}
-
-// reboots resets the machine and follows its state.
-func (s *site) reboots(m *Machine, last string) {
-	t := s.t
+	// The disk keeps the agent's identity; the tool is the initramfs's again, and is changed before the agent says a word.
 	times, err := m.Reboot(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.report(SeaBIOS, times)
-	t.Logf("rebooted; last result %s", last)
+	since := s.lastEvent()
+	s.run(m, "cp "+tool+" /tmp/tool && echo 'echo and more' >> "+tool)
 	s.agent(m)
-	s.trusted()
+	s.refused(planev.CodeChanged.Code, tool)
+	s.run(m, "cat /tmp/tool > "+tool)
+	after := s.trusted()
+	if len(before.Boots) != 1 || len(after.Boots) != 1 || before.Boots[0].ID.Equal(after.Boots[0].ID) {
+		t.Errorf("boots %v before and %v after the reboot, expected two", before.Boots, after.Boots)
+	}
+	s.untrustedFirst(since)
+}
+
+// lastEvent returns the number of the last event.
+func (s *site) lastEvent() int64 {
+	s.t.Helper()
+	var last int64
+	for _, e := range s.events(0) {
+		last = e.Seq
+	}
+	return last
+}
+
+// events returns the events so far.
+func (s *site) events(after int64) []api.Event {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), 2*time.Second)
+	defer cancel()
+	var out []api.Event
+	for e, err := range s.admin.Events(ctx, after) {
+		if err != nil {
+			break // the time is over: events have no end
+		}
+		out = append(out, e)
+	}
+	return out
+}
+
+// untrustedFirst expects that the guest was not trusted from its first word after the reboot on, until it attested.
+func (s *site) untrustedFirst(since int64) {
+	s.t.Helper()
+	for _, e := range s.events(since) {
+		if e.Kind != appraiser.EventBoot {
+			continue
+		}
+		data, _ := e.Data.(map[string]any)
+		if data["before"] != string(rats.StateTrusted) || data["state"] != string(rats.StateUnknown) {
+			s.t.Errorf("the reboot made the guest %v, expected unknown instead of trusted", data)
+		}
+		return
+	}
+	s.t.Error("no event tells of the reboot")
 }
 
 func (s *site) state() rats.State {

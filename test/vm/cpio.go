@@ -20,6 +20,7 @@ type entry struct {
 
 // The types of files in st_mode.
 const (
+	typeMask = 0o170000
 	typeDir  = 0o040000
 	typeFile = 0o100000
 	typeLink = 0o120000
@@ -62,7 +63,7 @@ func (a *Archive) Clone() *Archive {
 // Content returns the content of a regular file, nil if there is none.
 func (a *Archive) Content(name string) []byte {
 	e := a.files[strings.TrimPrefix(path.Clean(name), "/")]
-	if e.mode&typeFile != typeFile {
+	if e.mode&typeMask != typeFile {
 		return nil
 	}
 	return e.data
@@ -100,7 +101,7 @@ type cpio struct {
 
 func (c *cpio) entry(inode int, name string, e entry) {
 	links := 1
-	if e.mode&typeDir == typeDir && e.mode&typeFile != typeFile {
+	if e.mode&typeMask == typeDir {
 		links = 2
 	}
 	// magic, ino, mode, uid, gid, nlink, mtime, filesize, devmajor, devminor, rdevmajor, rdevminor, namesize, check

@@ -1,11 +1,16 @@
 package vm
 
 import (
+	"archive/tar"
+	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 )
 
 // Where things are in the guest.
@@ -61,6 +66,7 @@ ifconfig eth0 10.0.2.15 netmask 255.255.255.0 up
 if [ -b /dev/vda ]; then
   mount -t ext4 /dev/vda /state 2>/dev/null || { mke2fs /dev/vda >/dev/null && mount -t ext4 /dev/vda /state; } || echo "no disk" > /dev/console
 fi
+if [ -b /dev/vdb ]; then tar xf /dev/vdb -C /; fi
 exec 3<>/dev/ttyS1 # and never closed: closing it throws away what has come in
 stty raw -echo <&3
 echo "@@ready $(cat /proc/uptime)" >&3
@@ -70,9 +76,9 @@ while IFS= read -r line <&3; do
 done
 `
 
-// Guest makes the initramfs of a guest: busybox, the kernel's modules, the agent's binary, and the script that starts
-// it all. Tests add files of their own.
-func Guest(t Tools, agent []byte) (*Archive, error) {
+// Guest makes the initramfs of a guest: busybox, the kernel's modules, and the script that starts it all. Tests add files
+// of their own.
+func Guest(t Tools) (*Archive, error) {
 	var a Archive
 	busybox, err := os.ReadFile(t.Busybox)
 	if err != nil {
@@ -94,13 +100,30 @@ func Guest(t Tools, agent []byte) (*Archive, error) {
 	a.File("/etc/group", 0o644, []byte("root:x:0:\n"))
 	a.File(GuestIMAPolicy, 0o644, []byte(IMAPolicy))
 	a.File("/init", 0o755, []byte(initScript))
-	if agent != nil {
-		a.File(GuestAgent, 0o755, agent)
-	}
-	for _, d := range []string{"/dev", "/proc", "/sys", "/run", "/tmp", "/root", GuestState} {
+	for _, d := range []string{"/dev", "/proc", "/sys", "/run", "/tmp", "/root", "/usr/bin", GuestState} {
 		a.Dir(d)
 	}
 	return &a, nil
+}
+
+// Payload makes the archive that a guest unpacks over its root from a second disk: what is big lies there, as firmware
+// under emulation takes seconds to hash it in an initramfs.
+func Payload(files map[string][]byte) ([]byte, error) {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		h := tar.Header{Name: strings.TrimPrefix(name, "/"), Mode: 0o755, Size: int64(len(files[name])), Format: tar.FormatUSTAR}
+		if err := w.WriteHeader(&h); err != nil {
+			return nil, fmt.Errorf("packing %s: %w", name, err)
+		}
+		if _, err := w.Write(files[name]); err != nil {
+			return nil, fmt.Errorf("packing %s: %w", name, err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
 }
 
 // Agent builds the project's binary for a guest: static, as it is released. root is the module's directory.

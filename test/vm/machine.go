@@ -30,6 +30,8 @@ type Config struct {
 	Cmdline string
 	// Image is the unified kernel image that tiers UKI and SecureBoot load.
 	Image []byte
+	// Payload is what Payload packed; nil: nothing.
+	Payload []byte
 	// Server is the address (127.0.0.1:port) the guest reaches as GuestServer; empty: the guest reaches nothing.
 	Server string
 	// MemoryMB is 320 if zero. OVMF's PCR 0 depends on it: reference values hold for one size only.

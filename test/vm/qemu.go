@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"net"
@@ -15,6 +16,7 @@ const (
 	diskFile    = "disk.img"
 	varsFile    = "vars.fd"
 	initrdFile  = "initrd.gz"
+	payloadFile = "payload.tar"
 	espDir      = "esp"
 	shellSocket = "shell.sock"
 )
@@ -34,7 +36,7 @@ func (c *Config) prepare() error {
 	if err != nil {
 		return err
 	}
-	if err := cmp.Or(disk.Truncate(diskSize), disk.Close(), c.variables()); err != nil {
+	if err := cmp.Or(disk.Truncate(diskSize), disk.Close(), c.variables(), c.payload()); err != nil {
 		return err
 	}
 	if c.Tier <= OVMF {
@@ -82,6 +84,12 @@ func (c *Config) variables() error {
 	return os.WriteFile(c.path(varsFile), b, 0o600)
 }
 
+// payload writes the second disk, of whole sectors.
+func (c *Config) payload() error {
+	const sector = 512
+	return os.WriteFile(c.path(payloadFile), append(bytes.Clone(c.Payload), make([]byte, sector+-len(c.Payload)&(sector-1))...), 0o600)
+}
+
 func (c *Config) path(name string) string { return filepath.Join(c.Dir, name) }
 
 // arguments is QEMU's command line. Emulation is chosen explicitly: a KVM that is there may not work, and one boot must
@@ -98,6 +106,7 @@ func (c *Config) arguments() []string {
 		"-chardev", "socket,id=shell,path=" + c.path(shellSocket) + ",server=on,wait=off", "-serial", "chardev:shell",
 		"-chardev", "socket,id=tpm,path=" + c.TPM.control(), "-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm0",
 		"-drive", "if=none,id=disk,format=raw,file=" + c.path(diskFile), "-device", "virtio-blk-pci,drive=disk",
+		"-drive", "if=none,id=payload,format=raw,readonly=on,file=" + c.path(payloadFile), "-device", "virtio-blk-pci,drive=payload",
 		"-netdev", c.network(), "-device", "virtio-net-pci,romfile=,netdev=net",
 	}
 	switch c.Tier {

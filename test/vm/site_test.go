@@ -25,7 +25,7 @@ import (
 
 // agentBinary is the agent, built once for all tests.
 var agentBinary = sync.OnceValues(func() ([]byte, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	return Agent(ctx, "../..")
 })
@@ -35,14 +35,15 @@ const tool, toolText = "/opt/app/tool", "#!/bin/sh\necho the good tool\n"
 
 // site is a server with an owner, and one machine.
 type site struct {
-	t     *testing.T
-	tools Tools
-	dir   string
-	addr  string // of the server, on the loopback
-	admin *client.Client
-	tpm   *TPM
-	guest *Archive
-	node  string
+	t               *testing.T
+	tools           Tools
+	dir             string
+	addr            string // of the server, on the loopback
+	admin           *client.Client
+	tpm             *TPM
+	guest           *Archive
+	binary, payload []byte // the agent, and the disk it comes on
+	node            string
 }
 
 // newSite starts a server and manufactures a TPM. Machines are booted by boot.
@@ -59,11 +60,13 @@ func newSite(t *testing.T, tier Tier) *site {
 	if s.tpm, err = NewTPM(t.Context(), filepath.Join(s.dir, "tpm")); err != nil {
 		t.Fatal(err)
 	}
-	agent, err := agentBinary()
-	if err != nil {
+	if s.binary, err = agentBinary(); err != nil {
 		t.Fatal(err)
 	}
-	if s.guest, err = Guest(s.tools, agent); err != nil {
+	if s.payload, err = Payload(map[string][]byte{GuestAgent: s.binary}); err != nil {
+		t.Fatal(err)
+	}
+	if s.guest, err = Guest(s.tools); err != nil {
 		t.Fatal(err)
 	}
 	s.guest.File(tool, 0o755, []byte(toolText))
@@ -137,7 +140,7 @@ func (s *site) boot(c Config) *Machine {
 
 func (s *site) start(c Config) *Machine {
 	s.t.Helper()
-	c.Tools, c.Dir, c.TPM, c.Server = s.tools, filepath.Join(s.dir, "machine"), s.tpm, s.addr
+	c.Tools, c.Dir, c.TPM, c.Server, c.Payload = s.tools, filepath.Join(s.dir, "machine"), s.tpm, s.addr, s.payload
 	m, err := Start(s.t.Context(), c)
 	if err != nil {
 		s.t.Fatal(err)
@@ -154,7 +157,7 @@ func (s *site) report(tier Tier, times Times) {
 // run runs a script in the guest that must not fail.
 func (s *site) run(m *Machine, script string) string {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(s.t.Context(), time.Minute)
 	defer cancel()
 	out, err := m.Run(ctx, script)
 	if err != nil {
@@ -209,9 +212,9 @@ func (s *site) await(what string, ok func() bool) {
 func (s *site) attest() api.ResultView {
 	s.t.Helper()
 	asked := time.Now()
-	res, err := s.admin.Attest(s.t.Context(), s.node, 20*time.Second)
+	res, err := s.admin.Attest(s.t.Context(), s.node, time.Minute)
 	for err == nil && res.Challenged.Before(asked) { // of another attestation that was under way
-		res, err = s.admin.Attest(s.t.Context(), s.node, 20*time.Second)
+		res, err = s.admin.Attest(s.t.Context(), s.node, time.Minute)
 	}
 	if err != nil {
 		s.t.Fatalf("attesting: %v", err)
@@ -269,6 +272,9 @@ func (s *site) references(files ...string) {
 	var entries []refvalue.Entry
 	for _, f := range files {
 		b := s.guest.Content(f)
+		if f == GuestAgent {
+			b = s.binary
+		}
 		if b == nil {
 			s.t.Fatalf("the guest has no file %s", f)
 		}
