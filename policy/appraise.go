@@ -211,7 +211,7 @@ func linksOf(set rats.Set) []rats.Link {
 	var out []rats.Link
 	add := func(ls []rats.Link) {
 		for _, l := range ls {
-			if l.Kind != "" && l.Kind != rats.LinkNone && !slices.Contains(out, l) {
+			if l.Kind != "" && !slices.Contains(out, l) {
 				out = append(out, l)
 			}
 		}

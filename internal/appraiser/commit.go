@@ -217,7 +217,7 @@ func (a *Appraiser) audit(tx store.Tx, actor, verb, object string, detail any) (
 // alert records that a node's credential sent evidence that was refused. It never changes the node's verdict (S07).
 func (a *Appraiser) alert(ctx context.Context, namespace, nodeID string, r rats.Reason) {
 	a.cfg.Log.Warn("evidence refused", "namespace", namespace, "node", nodeID, "code", r.Code, "path", r.Path)
-	if r.Code == CodePolicyChanged.Code || r.Code == CodeNodeUnknown.Code {
+	if r.Code == CodePolicyChanged.Code || r.Code == CodeNodeUnknown.Code || !a.hub.alert(namespace, nodeID, r.Code, a.cfg.Now()) {
 		return
 	}
 	err := a.cfg.Store.In(namespace).Update(ctx, func(tx store.Tx) error {

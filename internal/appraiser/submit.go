@@ -39,7 +39,7 @@ var (
 var Codes = []rats.CodeInfo{
 	CodeTokenForged, CodeTokenExpired, CodeTokenOther, CodeTokenSpent, CodePolicyChanged, CodeStepOrder,
 	CodeManifestMalformed, CodeManifestField, CodeManifestNonce, CodeManifestPeer, CodeManifestFormats,
-	CodeManifestSigner, CodeManifestKey, CodeSealedMalformed, CodeSealedRequired, CodeNodeUnknown,
+	CodeManifestSigner, CodeManifestKey, CodeManifestExtra, CodeSealedMalformed, CodeSealedRequired, CodeNodeUnknown,
 	CodeNotConnected, CodeSuperseded, CodeMalfunction,
 }
 
@@ -247,6 +247,9 @@ func (a *Appraiser) verify(ctx context.Context, j *judgement) error {
 	j.params, j.inputs = map[rats.Format][]byte{}, map[rats.Format]rats.Inputs{}
 	for _, k := range j.active.Asks() {
 		j.params[k.Format] = k.Params
+		if p, ok := j.ch.Params[k.Format]; ok {
+			j.params[k.Format] = p
+		}
 	}
 	for _, f := range j.active.Planned() {
 		p, err := planOf(j.ch, j.view, j.active)
@@ -269,7 +272,8 @@ func (a *Appraiser) verify(ctx context.Context, j *judgement) error {
 		return fmt.Errorf("verifying evidence: %w", err)
 	}
 	for _, r := range set.Refused {
-		if r.Tier == rats.Contraindicated || r.Code == appraise.CodeFormatMissing.Code {
+		missing := r.Code == appraise.CodeFormatMissing.Code && !j.active.Optional(r.Format)
+		if r.Tier == rats.Contraindicated || missing {
 			return &rats.BadEvidence{Reason: r}
 		}
 	}
@@ -364,7 +368,7 @@ func (a *Appraiser) conclude(ctx context.Context, j *judgement) (api.Answer, err
 	}
 	a.hub.accepted(j.namespace, j.node.ID, lastResult{
 		id: r.ID, keys: r.Keys, boots: bootID(r.Boots), instance: bytes.Clone(j.manifest.Instance),
-		steady: rats.VerdictOf(r.Tier, false).Secrets, at: r.At, every: j.active.Every(),
+		steady: rats.VerdictOf(r.Tier, false).Secrets, epoch: j.ch.Epoch, at: r.At, every: j.active.Every(),
 	})
 	a.hub.done(j.namespace, j.node.ID, outcome{result: r.ID, asked: j.ch.Asked})
 	return api.Answer{Result: &told}, nil

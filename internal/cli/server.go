@@ -21,7 +21,7 @@ const serverDir = "/var/lib/assay"
 
 func (a *app) serverCmd() *cobra.Command {
 	return group("server", "the server: judges evidence, keeps results, releases secrets", "",
-		a.serverInitCmd(), a.serverRunCmd())
+		a.serverInitCmd(), a.serverRunCmd(), a.serverAccessCmd())
 }
 
 // initialised is what `server init` prints.

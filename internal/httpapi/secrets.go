@@ -9,7 +9,8 @@ import (
 )
 
 func (a *API) secretList(r *request) (any, error) {
-	return a.cfg.Broker.List(r.Context(), r.space)
+	l, err := a.cfg.Broker.List(r.Context(), r.space)
+	return api.SecretList{Secrets: append([]api.Secret{}, l...)}, err
 }
 
 func (a *API) secretPut(r *request) (any, error) {

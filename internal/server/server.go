@@ -219,5 +219,14 @@ func ReadSettings(dir string) (Settings, error) {
 	return s, nil
 }
 
+// Role is what an access token lets its holder do.
+type Role = httpapi.Kind
+
+// The roles.
+const (
+	Reader = httpapi.Reader
+	Admin  = httpapi.Admin
+)
+
 // Access returns the access tokens kept in a data directory.
 func Access(dir string) *httpapi.Access { return httpapi.OpenAccess(filepath.Join(dir, accessFile)) }

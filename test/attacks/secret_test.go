@@ -28,6 +28,9 @@ func TestSecretIsReleasedOnlyToTheTrustedNodeThatItsRuleNames(t *testing.T) {
 	r := newRig(t)
 	db, web := r.machine("db"), r.machine("web")
 	r.secret("db/password", "correct horse", `node.name == "db"`)
+	if l, err := r.admin.ListSecrets(t.Context()); err != nil || len(l) != 1 || l[0].Name != "db/password" {
+		t.Fatalf("secrets %v, %v", l, err)
+	}
 
 	_, err := db.Client.ReleaseSecret(t.Context(), db.Joined.Node, "db/password")
 	refused(t, err, broker.CodeNoResult.Code)
