@@ -19,7 +19,7 @@ import (
 // R032: after a reboot it is untrusted until it attests.
 func TestAgentInAMachineJoinsAttestsAndIsCaughtTampering(t *testing.T) {
 	s := newSite(t, SeaBIOS)
-	s.references(tool, GuestAgent)
+	s.references()
 	s.policy(rules{formats: filesSection})
 	m := s.boot(Config{Tier: SeaBIOS, Initrd: s.initrd(), Cmdline: Cmdline})
 	s.join(m)

@@ -69,6 +69,18 @@ func (a *Archive) Content(name string) []byte {
 	return e.data
 }
 
+// Files returns the paths of the regular files, ascending.
+func (a *Archive) Files() []string {
+	var out []string
+	for name, e := range a.files {
+		if e.mode&typeMask == typeFile {
+			out = append(out, "/"+name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
 // WriteTo writes the archive, compressed, in the form the kernel unpacks (cpio "newc", of
 // Documentation/driver-api/early-userspace/buffer-format.rst). Equal archives are equal bytes: owners are root, times are zero.
 func (a *Archive) WriteTo(w io.Writer) (int64, error) {

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -242,20 +243,17 @@ func (s *site) refused(code rats.Code, words ...string) api.ResultView {
 	if res.State != rats.StateContraindicated {
 		s.t.Fatalf("the verdict is %s, expected not trusted:\n%s", res.Verdict, reasons(res))
 	}
-	for _, r := range res.Reasons {
-		if r.Code != code {
-			continue
-		}
-		all := true
-		for _, w := range words {
-			all = all && strings.Contains(r.String(), w)
-		}
-		if all {
-			return res
-		}
+	if !because(res, code, words...) {
+		s.t.Fatalf("no reason %s with %q among:\n%s", code, words, reasons(res))
 	}
-	s.t.Fatalf("no reason %s with %q among:\n%s", code, words, reasons(res))
 	return res
+}
+
+// because says whether one of a result's reasons has this code and all of these words.
+func because(res api.ResultView, code rats.Code, words ...string) bool {
+	return slices.ContainsFunc(res.Reasons, func(r rats.Reason) bool {
+		return r.Code == code && !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(r.String(), w) })
+	})
 }
 
 func reasons(res api.ResultView) string {
@@ -266,18 +264,12 @@ func reasons(res api.ResultView) string {
 	return b.String()
 }
 
-// references puts the digests of files of the guest in force. Nothing is booted for that: the host made the files.
-func (s *site) references(files ...string) {
+// references puts the digests of the guest's files in force. Nothing is booted for that: the host made the files.
+func (s *site) references() {
 	s.t.Helper()
-	var entries []refvalue.Entry
-	for _, f := range files {
+	entries := []refvalue.Entry{{Name: GuestAgent, Digests: []rats.Digest{rats.SHA256(s.binary)}, Size: int64(len(s.binary))}}
+	for _, f := range s.guest.Files() {
 		b := s.guest.Content(f)
-		if f == GuestAgent {
-			b = s.binary
-		}
-		if b == nil {
-			s.t.Fatalf("the guest has no file %s", f)
-		}
 		entries = append(entries, refvalue.Entry{Name: rats.EscapePath([]byte(f)), Digests: []rats.Digest{rats.SHA256(b)}, Size: int64(len(b))})
 	}
 	set, err := refvalue.New(refvalue.Header{Name: "guest", Source: "the initramfs", Created: time.Now()}, entries)
