@@ -13,7 +13,8 @@ import (
 
 // Authenticode computes the digest that UEFI firmware measures of an image into PCR 4, and that a signature of it is
 // over: all but the checksum, the entry of the signatures' directory, and the signatures (Windows Authenticode
-// Portable Executable Signature Format, "Calculating the PE Image Hash"). It wants sections in the order of the file, without gaps.
+// Portable Executable Signature Format, "Calculating the PE Image Hash"). An image with gaps between its
+// sections, of which the format says something else than firmware does, is refused.
 func Authenticode(image []byte) (rats.Digest, error) {
 	f, err := pe.NewFile(bytes.NewReader(image))
 	if err != nil {
@@ -31,6 +32,16 @@ func Authenticode(image []byte) (rats.Digest, error) {
 		if end = int(signatures.VirtualAddress); end < entry+8 || end > len(image) { // an offset in the file, this once
 			return rats.Digest{}, errors.New("hashing an image: its signatures lie outside of it")
 		}
+	}
+	at := opt.SizeOfHeaders
+	for _, s := range f.Sections {
+		if s.Size > 0 && s.Offset != at {
+			return rats.Digest{}, fmt.Errorf("hashing an image: section %s begins at %#x, expected %#x", s.Name, s.Offset, at)
+		}
+		at += s.Size
+	}
+	if int(at) > end {
+		return rats.Digest{}, errors.New("hashing an image: it ends within a section")
 	}
 	h := sha256.New()
 	h.Write(image[:checksum])

@@ -130,6 +130,18 @@ func TestSectionsAreAppendedToAnImage(t *testing.T) {
 	if opt := f.OptionalHeader.(*pe.OptionalHeader64); opt.SizeOfImage < end {
 		t.Errorf("the image has %#x bytes in memory, its sections end at %#x", opt.SizeOfImage, end)
 	}
+	digest, err := Authenticode(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := bytes.Clone(out)
+	changed[len(changed)-1]++
+	if d, err := Authenticode(changed); err != nil || d.Equal(digest) {
+		t.Errorf("another byte, %v, and the digest is the same", err)
+	}
+	if _, err := Authenticode(append(stub(t), 0)[:0x300]); err == nil {
+		t.Error("a digest was made of half an image")
+	}
 	many := make([]section, 32)
 	if _, err := appendSections(stub(t), many); err == nil || !strings.Contains(err.Error(), "no room") {
 		t.Errorf("32 sections more: %v", err)

@@ -60,15 +60,20 @@ func appendSections(image []byte, add []section) ([]byte, error) {
 	coff := int(binary.LittleEndian.Uint32(image[0x3c:])) + 4
 	optional := coff + binary.Size(f.FileHeader)
 	table := optional + int(f.SizeOfOptionalHeader)
-	end, first := uint32(0), opt.SizeOfHeaders
+	end, first, last := uint32(0), opt.SizeOfHeaders, opt.SizeOfHeaders
 	for _, s := range f.Sections {
-		end = max(end, s.VirtualAddress+s.VirtualSize)
+		end, last = max(end, s.VirtualAddress+s.VirtualSize), max(last, s.Offset+s.Size)
 	}
 	const headerSize = 40
 	if table+headerSize*(len(f.Sections)+len(add)) > int(first) {
 		return nil, fmt.Errorf("no room for %d section headers", len(add))
 	}
-	out := bytes.Clone(image)
+	if int(last) > len(image) {
+		return nil, errors.New("a section lies outside of the image")
+	}
+	// Symbols follow the sections. They would be a gap between sections, which firmware hashes in its own way.
+	out := bytes.Clone(image[:last])
+	clear(out[coff+8 : coff+16]) // PointerToSymbolTable, NumberOfSymbols
 	for i, s := range add {
 		out = append(out, make([]byte, -len(out)&int(opt.FileAlignment-1))...)
 		h := pe.SectionHeader32{
