@@ -82,13 +82,13 @@ type Question struct {
 	Accept Accepter // nil: ByDefault
 }
 
-// Recognise returns the first format that recognises the file or something it wraps, and what it recognised. With a
-// name it asks that format only, and hands it the file itself if it recognises nothing: it can say best what is wrong.
+// Recognise returns the first format that recognises the file or something it wraps, and the outermost thing it
+// recognised. With a name it asks that format only, and hands it the file itself if it recognises nothing: it can say best what is wrong.
 func Recognise(formats []Offline, name string, file []byte) (Offline, []byte) {
 	formats, named := byName(formats, name)
 	all := Unwrap(file)
-	for _, b := range all {
-		for _, o := range formats {
+	for _, o := range formats {
+		for _, b := range all {
 			if o.Detect(b) {
 				return o, b
 			}

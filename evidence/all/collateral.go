@@ -144,7 +144,7 @@ func verifyCollateral(v *dcap.Verifier, own, with *dcap.Collateral, in rats.Inpu
 // verifyCRL finds the issuer of a list among the certificates at hand and the built-in roots. That the list is out of
 // date is for the rules; the issuer must have been valid when it was made.
 func verifyCRL(v *dcap.Verifier, crl *x509.RevocationList, with *dcap.Collateral, in rats.Inputs) error {
-	var why error = dcap.CodeCRLSignature.Bad("crl of "+crl.Issuer.String(), "a list signed by its issuer", "no issuer at hand signed it")
+	why := dcap.CodeCRLSignature.Bad("crl of "+crl.Issuer.String(), "a list signed by its issuer", "no issuer at hand signed it")
 	for _, issuer := range slices.Concat(with.Certs, roots()) {
 		if crl.CheckSignatureFrom(issuer) != nil {
 			continue

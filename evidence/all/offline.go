@@ -1,6 +1,7 @@
 package all
 
 import (
+	"bytes"
 	"encoding/json"
 
 	"github.com/assay-attest/assay/appraise"
@@ -15,10 +16,11 @@ import (
 	"github.com/assay-attest/assay/rats"
 )
 
-// Offline returns the formats that can be judged from files. Where two could recognise the same bytes, the one that
-// looks closer comes first.
+// Offline returns the formats that can be judged from files. What holds others comes first, what recognises almost
+// anything last.
 func Offline() []appraise.Offline {
 	return []appraise.Offline{
+		appraise.Plain{Verifier: newAzure(), Is: isAzure, Decode: inspectAzure},
 		appraise.Plain{
 			Verifier: sgx.New(), Is: sgx.Detect, Default: func() rats.Rules { return sgx.DefaultRules() },
 			Decode: func(b []byte) (any, error) {
@@ -33,7 +35,6 @@ func Offline() []appraise.Offline {
 				return decodedAs(body, body.Attributes&1 != 0), err
 			},
 		},
-		appraise.Plain{Verifier: newAzure(), Is: isAzure, Decode: inspectAzure},
 		appraise.Plain{
 			Verifier: snp.New(), Is: isReport, Adapt: importReport,
 			Decode: func(b []byte) (any, error) {
@@ -49,7 +50,7 @@ func Offline() []appraise.Offline {
 			Adapt: recordedParts, Holds: func(b []byte) [][]byte { return some(tpm.RecordedLog(b)) },
 		},
 		appraise.Plain{
-			Verifier: eventlog.New(), Is: eventlog.Detect, Adapt: logRegisters, Also: []string{"ccel"},
+			Verifier: eventlog.New(), Is: isLog, Adapt: logRegisters, Also: []string{"ccel"},
 			Decode: func(b []byte) (any, error) { return eventlog.Inspect(b, logType(b)) },
 		},
 		appraise.Plain{
@@ -68,7 +69,7 @@ func Offline() []appraise.Offline {
 		},
 		appraise.Plain{Verifier: newSigstruct(), Is: abi.IsSigstruct, Decode: inspectSigstruct},
 		appraise.Plain{
-			Verifier: tpm.NewCertificate(), Is: tpm.DetectCertificate, Decode: tpm.InspectCertificate, Adapt: certificateAnchors,
+			Verifier: tpm.NewCertificate(), Is: isKeyCertificate, Decode: tpm.InspectCertificate, Adapt: certificateAnchors,
 		},
 		appraise.Plain{Verifier: newCollateral(), Is: isCollateral, Decode: inspectCollateral},
 	}
@@ -79,6 +80,16 @@ func some(b []byte) [][]byte {
 		return nil
 	}
 	return [][]byte{b}
+}
+
+// isKeyCertificate leaves certificates of CAs and of other makers' keys to the format that judges collateral.
+func isKeyCertificate(b []byte) bool {
+	if !tpm.DetectCertificate(b) {
+		return false
+	}
+	v, err := tpm.InspectCertificate(b)
+	c, ok := v.(*tpm.CertificateClaims)
+	return err == nil && ok && (c.Kind == tpm.KindEK || c.Kind == tpm.KindDevice)
 }
 
 func isReport(b []byte) bool {
@@ -112,6 +123,11 @@ func decodeReport(e rats.Evidence) (any, error) {
 		return nil, err
 	}
 	return decodedAs(r, r.Policy.Debug()), nil
+}
+
+// isLog passes over runs of zeroes, which are hashes and signers in documents, and logs without events by their form.
+func isLog(b []byte) bool {
+	return eventlog.Detect(b) && len(bytes.Trim(b, "\x00")) > 0
 }
 
 // logType returns the media type of a log: that of a TD's where the file is a whole area with a log at its beginning.

@@ -10,6 +10,7 @@ import (
 	_ "embed"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"math/big"
 	"slices"
 	"strings"
@@ -160,6 +161,9 @@ func (q *Quote) certificates(c *Collateral) (leaves, others []*x509.Certificate,
 		certs, err := parseCerts(q.CertData)
 		if err != nil {
 			return nil, nil, CodeChainMalformed.Bad("certification data", "a chain of certificates", err.Error())
+		}
+		if (q.CertType == CertPCKLeaf) != (len(certs) == 1) {
+			return nil, nil, CodeChainMalformed.Bad("certification data", "one certificate in type 4, more in type 5", fmt.Sprintf("%d in type %d", len(certs), q.CertType))
 		}
 		if len(certs) == 1 {
 			return certs, c.Certs, nil

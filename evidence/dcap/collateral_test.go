@@ -18,7 +18,7 @@ import (
 
 	"github.com/assay-attest/assay/enclave/abi"
 	"github.com/assay-attest/assay/evidence/dcap"
-	"github.com/assay-attest/assay/evidence/dcap/dcaptest"
+	"github.com/assay-attest/assay/internal/testkit/dcaptest"
 	"github.com/assay-attest/assay/rats"
 )
 

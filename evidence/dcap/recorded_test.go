@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/assay-attest/assay/evidence/dcap"
-	"github.com/assay-attest/assay/evidence/dcap/dcaptest"
+	"github.com/assay-attest/assay/internal/testkit/dcaptest"
 )
 
 // document is what recorded cases say of one piece of collateral.

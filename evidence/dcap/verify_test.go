@@ -12,7 +12,7 @@ import (
 
 	"github.com/assay-attest/assay/enclave/abi"
 	"github.com/assay-attest/assay/evidence/dcap"
-	"github.com/assay-attest/assay/evidence/dcap/dcaptest"
+	"github.com/assay-attest/assay/internal/testkit/dcaptest"
 	"github.com/assay-attest/assay/rats"
 )
 
@@ -120,11 +120,12 @@ func TestQuoteWithOneThingChangedIsRefused(t *testing.T) {
 		"other QE misc":       {func(s *scene) []byte { s.machine.QE.MiscSelect = 1; return s.quote() }, dcap.CodeQEIdentity.Code},
 		"no chain":            {func(s *scene) []byte { s.machine.CertType, s.machine.CertData = 1, make([]byte, 36); return s.quote() }, dcap.CodeChainMissing.Code},
 		"leaf alone": {func(s *scene) []byte {
-			s.machine.CertData = s.machine.PCK.PEM()
-			s.in.Endorsements = nil
+			s.machine.CertType, s.machine.CertData, s.in.Endorsements = 4, s.machine.PCK.PEM(), nil
 			return s.quote()
 		}, dcap.CodeChainMissing.Code},
-		"broken chain": {func(s *scene) []byte { s.machine.CertData = s.machine.CertData[30:]; return s.quote() }, dcap.CodeChainMalformed.Code},
+		"chain in type 4": {func(s *scene) []byte { s.machine.CertType = 4; return s.quote() }, dcap.CodeChainMalformed.Code},
+		"leaf in type 5":  {func(s *scene) []byte { s.machine.CertData = s.machine.PCK.PEM(); return s.quote() }, dcap.CodeChainMalformed.Code},
+		"broken chain":    {func(s *scene) []byte { s.machine.CertData = s.machine.CertData[30:]; return s.quote() }, dcap.CodeChainMalformed.Code},
 		"text in the chain": {func(s *scene) []byte {
 			s.machine.CertData = append([]byte("x"), s.machine.CertData...)
 			return s.quote()

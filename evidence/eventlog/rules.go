@@ -60,10 +60,10 @@ var ruleCodes = []rats.CodeInfo{
 	CodeImage, CodeDriver, CodeOSEvent, CodeCommandLine,
 }
 
-// Any, in a list of digests or patterns, allows everything. It must stand there: an empty list allows nothing.
+// Any in a list of digests or patterns allows everything. It must stand there: an empty list allows nothing.
 const Any = "*"
 
-// SecureBootAny, as secure_boot, accepts every state.
+// SecureBootAny as secure_boot accepts every state.
 const SecureBootAny = "any"
 
 // Rules is the section "eventlog" of a policy. Every rule is about what was measured, whatever the log calls it: a

@@ -45,6 +45,15 @@ type verifier struct{}
 // New returns the verifier of IMA lists.
 func New() rats.Verifier { return verifier{} }
 
+// Continue implements rats.Continuer.
+func (verifier) Continue(params, resume []byte) []byte {
+	p, err := Continue(params, resume)
+	if err != nil {
+		return nil
+	}
+	return p
+}
+
 func (verifier) Descriptor() *rats.Descriptor { return descriptor }
 
 // Verify implements rats.Verifier. Its inputs are the registers and the boot that other formats vouch for, Params, and

@@ -3,7 +3,7 @@ package tdx
 import (
 	"testing"
 
-	"github.com/assay-attest/assay/evidence/dcap/dcaptest"
+	"github.com/assay-attest/assay/internal/testkit/dcaptest"
 	"github.com/assay-attest/assay/rats"
 )
 

@@ -25,7 +25,8 @@ const (
 
 var (
 	oidRSAPSS           = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 10}
-	oidHardwareModule   = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 8, 4} // HardwareModuleName: TPMs in device certificates
+	oidHardwareModule   = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 8, 4}         // HardwareModuleName: TPMs in device certificates
+	oidGoogleInstance   = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 11129, 2, 1, 21} // the instance of a virtual TPM's keys
 	oidSubjectDirectory = asn1.ObjectIdentifier{2, 5, 29, 9}
 )
 
@@ -198,6 +199,12 @@ func kindOf(c *x509.Certificate, manufacturer string) string {
 	if slices.ContainsFunc(c.UnknownExtKeyUsage, oidEKCertificate.Equal) ||
 		len(c.ExtKeyUsage)+len(c.UnknownExtKeyUsage) == 0 && manufacturer != "" {
 		return KindEK
+	}
+	if slices.ContainsFunc(c.Extensions, func(e pkix.Extension) bool { return e.Id.Equal(oidGoogleInstance) }) {
+		if c.KeyUsage&x509.KeyUsageKeyEncipherment != 0 {
+			return KindEK
+		}
+		return KindDevice
 	}
 	tcg := func(prefix string) func(asn1.ObjectIdentifier) bool {
 		return func(id asn1.ObjectIdentifier) bool { return strings.HasPrefix(id.String()+".", prefix) }

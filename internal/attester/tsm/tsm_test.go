@@ -100,7 +100,7 @@ func (k *kernel) Read(name string) ([]byte, error) {
 
 const (
 	format    rats.Format = "snp"
-	mediaType             = "application/x-report"
+	mediaType string      = "application/x-report"
 )
 
 // guest is the Attester of a SEV-SNP guest, as the list of Attesters would make it.
