@@ -23,7 +23,7 @@ type Identity struct {
 }
 
 // derivation is what a key depends on: every field is part of the derivation, also those that are zero. Its layout is
-// fixed (little-endian, 408 bytes), so no two requests share one.
+// fixed (little-endian), so no two requests share one.
 type derivation struct {
 	Name         uint16
 	Policy       uint16
