@@ -359,6 +359,16 @@ func TestRootKeysAreRandomBoundedAndWiped(t *testing.T) {
 	if err != nil || !bytes.Equal(direct.Bytes(), older.Bytes()) {
 		t.Error("two ways to one version give two keys")
 	}
+	kept, err := enclave.KeptMonitorKey(12, func(svn uint16) ([]byte, error) { return bytes.Repeat([]byte{byte(svn)}, 32), nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if older, err := kept.At(11); err != nil || older.Bytes()[0] != 11 || kept.Bytes()[0] != 12 {
+		t.Errorf("the keeper was not asked for the older key: %v", err)
+	}
+	if _, err := enclave.KeptMonitorKey(12, func(uint16) ([]byte, error) { return nil, nil }); err == nil {
+		t.Error("a keeper that gives nothing")
+	}
 	r.Wipe()
 	m.Wipe()
 	if !bytes.Equal(r.Bytes(), make([]byte, 32)) || !bytes.Equal(m.Bytes(), make([]byte, 32)) {

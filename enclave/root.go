@@ -63,16 +63,34 @@ func (r *Root) Monitor(svn uint16) (*MonitorKey, error) {
 // MonitorKey is the secret of one security version of the monitor: an older version's key is derived of a newer one's,
 // never the other way round.
 type MonitorKey struct {
-	svn uint16
-	key [RootSize]byte
+	svn   uint16
+	key   [RootSize]byte
+	older func(svn uint16) ([]byte, error)
 }
 
-// ParseMonitorKey copies the key of a version as it came from the root keeper (32 bytes).
+// ParseMonitorKey copies the key of a version (32 bytes). Older versions' keys are derived of it, as those of
+// Root.Monitor.
 func ParseMonitorKey(svn uint16, b []byte) (*MonitorKey, error) {
 	if len(b) != RootSize || svn > MaxMonitorSVN {
 		return nil, fmt.Errorf("reading a monitor's key: %d bytes for version %d, expected %d, up to version %d", len(b), svn, RootSize, MaxMonitorSVN)
 	}
 	return &MonitorKey{svn: svn, key: [RootSize]byte(b)}, nil
+}
+
+// KeptMonitorKey returns the key of a version whose root somebody else keeps: ask yields 32 bytes for that version or an
+// older one, which are wiped here. The keeper refuses newer ones; so does At, before asking.
+func KeptMonitorKey(svn uint16, ask func(svn uint16) ([]byte, error)) (*MonitorKey, error) {
+	b, err := ask(svn)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(b)
+	m, err := ParseMonitorKey(svn, b)
+	if err != nil {
+		return nil, err
+	}
+	m.older = ask
+	return m, nil
 }
 
 // SVN returns the version.
@@ -89,7 +107,10 @@ func (m *MonitorKey) At(svn uint16) (*MonitorKey, error) {
 	if svn > m.svn {
 		return nil, CodeKeySVN.Bad("cpusvn at byte 4", fmt.Sprintf("a monitor's version up to %d", m.svn), fmt.Sprint(svn))
 	}
-	out := &MonitorKey{svn: svn, key: m.key}
+	if m.older != nil && svn < m.svn {
+		return KeptMonitorKey(svn, m.older)
+	}
+	out := &MonitorKey{svn: svn, key: m.key, older: m.older}
 	for v := m.svn; v > svn; v-- {
 		if err := expand(out.key[:], out.key[:], infoChain); err != nil {
 			return nil, err

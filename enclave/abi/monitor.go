@@ -187,60 +187,27 @@ func (q MonitorQuote) Extra() [32]byte {
 // proven in one register only (S13); it is 11 because a TPM's user can't reset it and systemd measures its phases there.
 const KeyPCR = 11
 
-// EventKind is the kind of an event that keeper or monitor measured into KeyPCR.
-type EventKind uint8
-
-// The kinds of events. The payload of images and keys is a SHA-256; that of a cap is one byte, the reason.
+// What root keeper and monitor measure into KeyPCR: texts, in the order of this list. Cap is a constant, extended on every
+// way out of the initrd phase (S10); what comes after it, user space may have written.
 const (
-	EventKeeperImage  EventKind = 1
-	EventMonitorImage EventKind = 2
-	EventMonitorKey   EventKind = 3 // SHA-256 of x ‖ y
-	EventCap          EventKind = 4
+	EventKeeper = "assay:keeper:"      // and the digest of the keeper's image, sha256:hex
+	EventClient = "assay:client:"      // and name, security version and image of a program the keeper serves, with colons
+	EventKey    = "assay:monitor-key:" // and the digest of x ‖ y of a monitor's attestation key
+	EventCap    = "assay:cap:1"
 )
 
-// The reasons for a cap. Every way out of the initrd phase caps (S10).
-const (
-	CapOrderly  = 0 // the root is with the keeper
-	CapNoRoot   = 1 // no monitor is configured, or it could not start
-	CapUnsealed = 2 // the seal did not open
-)
-
-const tagEvent = "assay/key-register/1\x00"
-
-// Event is one extension of KeyPCR in the SHA-256 bank: its digest and, if keeper or monitor made it, its data, of which
+// Event is one extension of KeyPCR in the SHA-256 bank: its digest and, if keeper or monitor made it, its text, of which
 // it is the SHA-256. Events of others (systemd's, the boot loader's) are digests only.
 type Event struct {
 	Digest [32]byte
-	Data   []byte
+	Text   string
 }
 
-// NewEvent returns the event of a kind: what to extend KeyPCR with.
-func NewEvent(kind EventKind, payload []byte) Event {
-	data := append([]byte(tagEvent), byte(kind))
-	data = append(data, payload...)
-	return Event{Digest: sha256.Sum256(data), Data: data}
-}
+// NewEvent returns the event of a text: what to extend KeyPCR with.
+func NewEvent(text string) Event { return Event{Digest: sha256.Sum256([]byte(text)), Text: text} }
 
 // KeyEvent returns the event for a monitor's attestation key, x ‖ y.
-func KeyEvent(key [64]byte) Event {
-	sum := sha256.Sum256(key[:])
-	return NewEvent(EventMonitorKey, sum[:])
-}
-
-// Kind returns kind and payload of an event that keeper or monitor made; false for events of others.
-func (e Event) Kind() (EventKind, []byte, bool) {
-	if len(e.Data) <= len(tagEvent) || string(e.Data[:len(tagEvent)]) != tagEvent {
-		return 0, nil, false
-	}
-	kind, payload := EventKind(e.Data[len(tagEvent)]), e.Data[len(tagEvent)+1:]
-	switch kind {
-	case EventKeeperImage, EventMonitorImage, EventMonitorKey:
-		return kind, payload, len(payload) == sha256.Size
-	case EventCap:
-		return kind, payload, len(payload) == 1
-	}
-	return 0, nil, false
-}
+func KeyEvent(key [64]byte) Event { return NewEvent(EventKey + rats.SHA256(key[:]).String()) }
 
 // Extend returns the value of KeyPCR after the event.
 func (e Event) Extend(value [32]byte) [32]byte {
@@ -250,22 +217,22 @@ func (e Event) Extend(value [32]byte) [32]byte {
 // Bounds of a log. Systemd measures about thirty events into the register.
 const (
 	maxEvents    = 512
-	maxEventData = 255
+	maxEventText = 255
 )
 
-// EncodeEvents writes a log: of each event the digest (32 bytes), the length of its data (1 byte) and the data.
+// EncodeEvents writes a log: of each event the digest (32 bytes), the length of its text (1 byte) and the text.
 func EncodeEvents(events []Event) []byte {
 	var b []byte
 	for _, e := range events {
-		n := min(len(e.Data), maxEventData) // longer data is never made here; the parser refuses the digest then
+		n := min(len(e.Text), maxEventText) // longer texts are never made; the parser refuses the digest then
 		b = append(b, e.Digest[:]...)
 		b = append(b, byte(n))
-		b = append(b, e.Data[:n]...)
+		b = append(b, e.Text[:n]...)
 	}
 	return b
 }
 
-// ParseEvents reads what EncodeEvents writes and refuses data that is not what its digest says.
+// ParseEvents reads what EncodeEvents writes and refuses texts that are not what their digests say.
 func ParseEvents(b []byte) ([]Event, error) {
 	var out []Event
 	for at := 0; at < len(b); {
@@ -278,10 +245,10 @@ func ParseEvents(b []byte) ([]Event, error) {
 		e := Event{Digest: [32]byte(b[at:])}
 		at += sha256.Size + 1
 		if n := int(b[at-1]); n > 0 {
-			e.Data = slices.Clone(b[at : at+n])
+			e.Text = string(b[at : at+n])
 			at += n
-			if sum := sha256.Sum256(e.Data); sum != e.Digest {
-				return nil, CodeEvents.Bad(fmt.Sprintf("events[%d]", len(out)), fmt.Sprintf("sha256:%x", e.Digest), fmt.Sprintf("data with sha256:%x", sum))
+			if sum := sha256.Sum256([]byte(e.Text)); sum != e.Digest {
+				return nil, CodeEvents.Bad(fmt.Sprintf("events[%d]", len(out)), fmt.Sprintf("sha256:%x", e.Digest), fmt.Sprintf("a text with sha256:%x", sum))
 			}
 		}
 		out = append(out, e)
