@@ -11,6 +11,8 @@ BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags "$(LDFLA
 
 STATICCHECK ?= $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME    ?= 15s
+FUZZJOBS    ?= 2
+FUZZDIRS    ?= .
 BENCHTIME   ?= 1s
 BENCH       ?= .
 
@@ -53,11 +55,12 @@ bench: ## benchmarks (BENCH=regexp BENCHTIME=1s); figures, never pass or fail
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -timeout 60m ./...
 
 .PHONY: fuzz
-fuzz: ## every fuzz target for FUZZTIME each
-	@grep -rhoE --include='*_test.go' --with-filename '^func Fuzz[A-Za-z0-9_]*' . | while IFS=: read -r file target; do \
-		target=$${target#func }; echo "$$(dirname $$file) $$target"; \
-		$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) "$$(dirname $$file)"; \
-	done
+fuzz: ## every fuzz target for FUZZTIME each, FUZZJOBS at a time (FUZZDIRS="evidence enclave" for a part)
+	@grep -rhoE --include='*_test.go' --with-filename '^func Fuzz[A-Za-z0-9_]*' $(FUZZDIRS) | sed 's,:func , ,' | \
+	xargs -P $(FUZZJOBS) -L 1 bash -c 'pkg=./$$(dirname "$$0"); out=$$($(GO) test -run "^$$" -fuzz "^$$1$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x -parallel 1 "$$pkg" 2>&1) \
+		&& echo "$$pkg $$1: $$(grep -oE "execs: [0-9]+" <<<"$$out" | tail -n 1), no finding" && exit 0; \
+		if $(GO) test -run "^$$1$$" "$$pkg" >/dev/null 2>&1; then echo "$$pkg $$1: the engine stopped early, its input passes when run again"; exit 0; fi; \
+		echo "$$out"; echo "$$pkg $$1: FOUND SOMETHING"; exit 255'
 
 .PHONY: generate
 generate: ## rewrite generated pages (docs/reference)

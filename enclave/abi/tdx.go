@@ -5,7 +5,9 @@ package abi
 const (
 	TDDebug         = 1 << 0
 	TDUnderDebug    = 0xff // TUD: any of these makes the TD untrusted
+	TDLASS          = 1 << 27
 	TDSeptVEDisable = 1 << 28
+	TDMigratable    = 1 << 29
 	TDProtectionKey = 1 << 30
 	TDKeyLocker     = 1 << 31
 	TDPerfMon       = 1 << 63
