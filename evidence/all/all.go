@@ -3,6 +3,7 @@
 package all
 
 import (
+	"github.com/assay-attest/assay/evidence/enclave"
 	"github.com/assay-attest/assay/evidence/eventlog"
 	"github.com/assay-attest/assay/evidence/ias"
 	"github.com/assay-attest/assay/evidence/ima"
@@ -24,6 +25,7 @@ func Verifiers() []rats.Verifier {
 		tdx.New(),
 		snp.New(),
 		ias.New(),
+		enclave.New(),
 		plan.New(),
 	}
 }
