@@ -60,6 +60,8 @@ func TestGenericCodeNamesNoFormat(t *testing.T) {
 		"rats", "policy", "appraise", "refvalue", "result", "api", "client", "internal/broker", "internal/httpapi", "internal/cli",
 		"internal/appraiser", "internal/node", "internal/server", "internal/refs", "internal/agent", "internal/quickstart",
 	}
+	// Words that are also something else than a format: a node's kind may be enclave.
+	also := map[string]string{"internal/node": "enclave"}
 	for _, s := range allSources(t) {
 		if s.Test || !under(s.Dir, generic...) {
 			continue
@@ -73,7 +75,7 @@ func TestGenericCodeNamesNoFormat(t *testing.T) {
 			if !ok || lit.Kind != token.STRING || imports[lit] {
 				return true
 			}
-			if v, err := strconv.Unquote(lit.Value); err == nil && slices.Contains(ids, v) {
+			if v, err := strconv.Unquote(lit.Value); err == nil && slices.Contains(ids, v) && also[s.Dir] != v {
 				t.Errorf("%s:%d: names the format %q; texts, sections and claims come from descriptors", s.File, s.line(lit.Pos()), v)
 			}
 			return true
