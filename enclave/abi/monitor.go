@@ -20,8 +20,6 @@ var (
 		Title: "the log of the key register is not well-formed", Hint: "send the log as the root keeper wrote it"}
 )
 
-var monitorCodes = []rats.CodeInfo{CodePlatform, CodeEvents}
-
 // Mode says where an enclave's code runs.
 type Mode uint8
 
