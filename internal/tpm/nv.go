@@ -1,6 +1,7 @@
 package tpm
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -27,6 +28,15 @@ func checkCounter(index uint32) error {
 	return nil
 }
 
+// checkPassword refuses what go-tpm 0.9.8 gets wrong: it cuts a password at its first zero byte, where the TPM drops zeros
+// at the end only. A TPM takes at most the size of the index's hash.
+func checkPassword(password []byte) error {
+	if len(password) > 32 || bytes.IndexByte(password, 0) >= 0 {
+		return errors.New("a counter's password has at most 32 bytes, none of them zero")
+	}
+	return nil
+}
+
 func counterPublic(index uint32, written bool) tpm2.TPMSNVPublic {
 	return tpm2.TPMSNVPublic{
 		NVIndex: tpm2.TPMHandle(index), NameAlg: tpm2.TPMAlgSHA256, DataSize: 8,
@@ -44,10 +54,13 @@ func counterName(index uint32) (tpm2.TPM2BName, error) {
 	return *name, nil
 }
 
-// DefineCounter makes a counter with a password of 32 bytes at most, or one in place of an old one, and increments it
+// DefineCounter makes a counter with a password of at most 32 bytes that are not zero, or one in place of an old one, and increments it
 // once so that it has a value, which is returned.
 func (d *Device) DefineCounter(ctx context.Context, index uint32, password []byte) (uint64, error) {
 	if err := checkCounter(index); err != nil {
+		return 0, fmt.Errorf("defining a counter: %w", err)
+	}
+	if err := checkPassword(password); err != nil {
 		return 0, fmt.Errorf("defining a counter: %w", err)
 	}
 	err := d.withStorage(ctx, "defining a counter", d.do, func(t transport.TPM, s *storage) error {
@@ -76,6 +89,9 @@ func (d *Device) DefineCounter(ctx context.Context, index uint32, password []byt
 
 // IncrementCounter adds one to a counter and returns its new value. It proves the password without showing it.
 func (d *Device) IncrementCounter(ctx context.Context, index uint32, password []byte) (uint64, error) {
+	if err := checkPassword(password); err != nil {
+		return 0, fmt.Errorf("incrementing a counter: %w", err)
+	}
 	var value uint64
 	err := d.withStorage(ctx, "incrementing a counter", d.once, func(t transport.TPM, s *storage) error {
 		public, err := tpm2.NVReadPublic{NVIndex: tpm2.TPMHandle(index)}.Execute(t)

@@ -198,6 +198,9 @@ func TestCounterThatIsNotOneIsNone(t *testing.T) {
 	if _, err := dev.Counter(t.Context(), counterIndex); !errors.Is(err, tpm.ErrNoCounter) {
 		t.Errorf("got %v", err)
 	}
+	if _, err := dev.DefineCounter(t.Context(), counterIndex, []byte{1, 0, 2}); err == nil {
+		t.Error("defined with a password that would be cut at its zero")
+	}
 	if _, err := dev.DefineCounter(t.Context(), 0x01c00002, password); err == nil {
 		t.Error("defined in the manufacturer's range")
 	}
