@@ -82,7 +82,7 @@ Exit codes: 0 trusted or done · 1 error · 2 not trusted · 3 unknown or stale 
 	a.flags.register(root.PersistentFlags())
 	root.AddCommand(
 		a.nodeCmd(), a.policyCmd(), a.refCmd(), a.secretCmd(),
-		a.serverCmd(), a.agentCmd(),
+		a.serverCmd(), a.agentCmd(), a.sealCmd(),
 		a.quickstartCmd(), a.doctorCmd(), a.versionCmd(), a.docsCmd(),
 	)
 	root.InitDefaultCompletionCmd()

@@ -34,11 +34,12 @@ const (
 	RootSimulated   = "simulated"    // a file
 )
 
-// Paths and the NV index of a keeper that is told none.
+// Paths and the NV index of a keeper that is told none. The directories are not below those of server and agent, which
+// belong to other users and end with their services.
 const (
 	DefaultConfig  = "/etc/assay/keeper.json"
-	DefaultState   = "/var/lib/assay/keeper"
-	DefaultRuntime = "/run/assay/keeper"
+	DefaultState   = "/var/lib/assay-keeper"
+	DefaultRuntime = "/run/assay-keeper"
 	DefaultNVIndex = 0x01a55a70
 )
 

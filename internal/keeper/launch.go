@@ -91,10 +91,7 @@ func (k *Keeper) launch(ctx context.Context, dev *tpm.Device) error {
 		return nil
 	}
 	if k.cfg.Launch == LaunchInitrd {
-		events := []string{"assay:keeper:" + k.image.String()}
-		for _, c := range k.cfg.Clients {
-			events = append(events, fmt.Sprintf("assay:client:%s:%d:%s", rats.EscapePath([]byte(c.Name)), c.SVN, c.Image))
-		}
+		events := MeasuredEvents(k.cfg, k.image)
 		for _, e := range events {
 			if err := k.extend(ctx, dev, measuredPCR, e); err != nil {
 				return err

@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -31,7 +32,8 @@ const (
 type disk struct{ root *os.Root }
 
 func openDisk(dir string) (*disk, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	// What lies above is for others too; a directory that is there keeps its mode.
+	if err := errors.Join(os.MkdirAll(filepath.Dir(dir), 0o755), os.MkdirAll(dir, 0o700)); err != nil {
 		return nil, fmt.Errorf("making %s: %w", dir, err)
 	}
 	root, err := os.OpenRoot(dir)
@@ -43,6 +45,7 @@ func openDisk(dir string) (*disk, error) {
 		return nil, fmt.Errorf("opening %s: %w", dir, err)
 	}
 	if info.Mode().Perm()&0o077 != 0 {
+		_ = root.Close()
 		return nil, CodeState.Bad(dir, "mode 0700", fmt.Sprintf("%04o", info.Mode().Perm()))
 	}
 	return &disk{root: root}, nil
