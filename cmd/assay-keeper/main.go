@@ -3,19 +3,16 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"os"
 	"os/signal"
 	"syscall"
-	"time"
 
 	"github.com/assay-attest/assay/internal/keeper"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	exe, _ := os.Executable()
-	env := keeper.Env{Args: os.Args[1:], Name: os.Args[0], Executable: exe, Err: os.Stderr, Now: time.Now, Rand: rand.Reader}
-	defer stop()
-	os.Exit(keeper.Main(ctx, env))
+	code := keeper.Main(ctx, process())
+	stop()
+	os.Exit(code)
 }

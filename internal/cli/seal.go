@@ -195,7 +195,7 @@ func sealStatus(w io.Writer, st keeper.Status) {
 func (a *app) sealPlanCmd() *cobra.Command {
 	var file, config, binary, note string
 	cmd := &cobra.Command{
-		Use:   "plan",
+		Use:   "plan [flags]",
 		Short: "print the PCR values of a boot, for the owner to authorise",
 		Long: `Without --pcrs the plan is for what is running now. With it, the file's values replace those of this boot; with --config
 and --keeper besides, the file's PCR 11 is the value before the keeper starts, and what the keeper will measure is added.`,

@@ -55,10 +55,10 @@ func Start(ctx context.Context, o Options) (*Keeper, error) {
 }
 
 func (k *Keeper) directories() (err error) {
-	if k.state, err = openDisk(k.cfg.State); err != nil {
+	if k.state, err = openDisk(k.cfg.State, 0o077); err != nil {
 		return err
 	}
-	if k.runtime, err = openDisk(k.cfg.Runtime); err != nil {
+	if k.runtime, err = openDisk(k.cfg.Runtime, 0o066); err != nil {
 		return err
 	}
 	return k.openProc()

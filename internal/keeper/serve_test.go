@@ -124,6 +124,32 @@ func TestClientsGetDerivationsByTheirMeasurement(t *testing.T) {
 	}
 }
 
+// The clients' own user may connect and derive, and manage nothing.
+func TestClientsUserMayConnectAndNotManage(t *testing.T) {
+	m := simulated(t, self(t))
+	uid := uint32(12345)
+	m.cfg.UID = &uid
+	k := m.start()
+	if os.Geteuid() == 0 { // only root gives a socket away
+		info, err := os.Stat(m.served(k))
+		if err != nil || info.Sys().(*syscall.Stat_t).Uid != uid {
+			t.Errorf("socket %+v, %v", info, err)
+		}
+	}
+	if !k.mayConnect(uid) || k.mayManage(uid) || k.mayConnect(uid+1) || !k.mayManage(0) {
+		t.Error("users are not told apart")
+	}
+	for _, op := range []string{opInstall, opCommit, opRequest, opFinish} {
+		b, err := json.Marshal(message{Op: op, Set: []byte("{}"), Answer: []byte("{}")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _, err = k.answer(t.Context(), &session{peer: Peer{UID: uid}}, b)
+		wantCode(t, err, CodeClient)
+	}
+	mustHold(t, m.start()) // the runtime directory's mode doesn't keep the next keeper out
+}
+
 // S11: another program gets nothing, whoever runs it.
 func TestProgramThatWasNotNamedGetsNothing(t *testing.T) {
 	m := simulated(t, monitor)

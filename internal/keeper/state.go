@@ -31,7 +31,8 @@ const (
 // disk is a directory that stays reachable when the root file system is switched under the process.
 type disk struct{ root *os.Root }
 
-func openDisk(dir string) (*disk, error) {
+// forbidden are the permission bits that others must not have.
+func openDisk(dir string, forbidden fs.FileMode) (*disk, error) {
 	// What lies above is for others too; a directory that is there keeps its mode.
 	if err := errors.Join(os.MkdirAll(filepath.Dir(dir), 0o755), os.MkdirAll(dir, 0o700)); err != nil {
 		return nil, fmt.Errorf("making %s: %w", dir, err)
@@ -44,9 +45,9 @@ func openDisk(dir string) (*disk, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening %s: %w", dir, err)
 	}
-	if info.Mode().Perm()&0o077 != 0 {
+	if info.Mode().Perm()&forbidden != 0 {
 		_ = root.Close()
-		return nil, CodeState.Bad(dir, "mode 0700", fmt.Sprintf("%04o", info.Mode().Perm()))
+		return nil, CodeState.Bad(dir, fmt.Sprintf("no permission of %04o", forbidden), fmt.Sprintf("%04o", info.Mode().Perm()))
 	}
 	return &disk{root: root}, nil
 }
@@ -164,7 +165,7 @@ type Order struct {
 
 // WriteOrder leaves an order in a state directory.
 func WriteOrder(dir string, replaces *rats.Digest) error {
-	d, err := openDisk(dir)
+	d, err := openDisk(dir, 0o077)
 	if err != nil {
 		return err
 	}
