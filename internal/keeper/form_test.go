@@ -386,6 +386,11 @@ func FuzzParseSet(f *testing.F) {
 	})
 }
 
+func FuzzParsePCRs(f *testing.F) {
+	f.Add([]byte(`{"7":"sha256:2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae"}`))
+	f.Fuzz(func(_ *testing.T, b []byte) { _, _ = ParsePCRs(b) })
+}
+
 func FuzzParseConfig(f *testing.F) {
 	f.Add([]byte(`{"version":1,"launch":"initrd","owner":""}`))
 	f.Fuzz(func(_ *testing.T, b []byte) { _, _ = ParseConfig(b) })
