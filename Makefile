@@ -11,6 +11,8 @@ BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags "$(LDFLA
 
 STATICCHECK ?= $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME    ?= 15s
+FUZZJOBS    ?= 2
+FUZZDIRS    ?= .
 BENCHTIME   ?= 1s
 BENCH       ?= .
 
@@ -27,7 +29,7 @@ quickstart: tools build ## see the whole idea on this machine: trusted, changed,
 	bin/assay quickstart $(ARGS)
 
 .PHONY: test
-test: tools ## every test, with the race detector
+test: tools vm-tools ## every test, with the race detector
 	$(GO) test -race -timeout 20m ./...
 
 .PHONY: check
@@ -53,11 +55,12 @@ bench: ## benchmarks (BENCH=regexp BENCHTIME=1s); figures, never pass or fail
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -timeout 60m ./...
 
 .PHONY: fuzz
-fuzz: ## every fuzz target for FUZZTIME each
-	@grep -rhoE --include='*_test.go' --with-filename '^func Fuzz[A-Za-z0-9_]*' . | while IFS=: read -r file target; do \
-		target=$${target#func }; echo "$$(dirname $$file) $$target"; \
-		$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) "$$(dirname $$file)"; \
-	done
+fuzz: ## every fuzz target for FUZZTIME each, FUZZJOBS at a time (FUZZDIRS="evidence enclave" for a part)
+	@grep -rhoE --include='*_test.go' --with-filename '^func Fuzz[A-Za-z0-9_]*' $(FUZZDIRS) | sed 's,:func , ,' | \
+	xargs -P $(FUZZJOBS) -L 1 bash -c 'pkg=./$$(dirname "$$0"); out=$$($(GO) test -run "^$$" -fuzz "^$$1$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x -parallel 1 "$$pkg" 2>&1) \
+		&& echo "$$pkg $$1: $$(grep -oE "execs: [0-9]+" <<<"$$out" | tail -n 1), no finding" && exit 0; \
+		if $(GO) test -run "^$$1$$" "$$pkg" >/dev/null 2>&1; then echo "$$pkg $$1: the engine stopped early, its input passes when run again"; exit 0; fi; \
+		echo "$$out"; echo "$$pkg $$1: FOUND SOMETHING"; exit 255'
 
 .PHONY: generate
 generate: ## rewrite generated pages (docs/reference)
@@ -73,6 +76,24 @@ tools: ## install what tests and quickstart need: swtpm, a C compiler for the ra
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "installing$$missing"; apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing >/dev/null; \
 	else echo "missing:$$missing; install with: sudo apt-get install$$missing" >&2; exit 1; fi
+
+VM_PACKAGES = qemu-system-x86:qemu-system-x86_64 ovmf:/usr/share/OVMF/OVMF_CODE_4M.fd busybox-static:busybox \
+	systemd-boot-efi:/usr/lib/systemd/boot/efi/linuxx64.efi.stub sbsigntool:sbsign openssl:openssl
+VM_KERNEL = $${XDG_CACHE_HOME:-$$HOME/.cache}/assay/vm
+
+.PHONY: vm-tools
+vm-tools: ## install what test/vm boots virtual machines with; without root, only say what is missing
+	@missing=""; for p in $(VM_PACKAGES); do \
+		what=$${p#*:}; [ -e "$$what" ] || command -v "$$what" >/dev/null || missing="$$missing $${p%%:*}"; done; \
+	kernel="$(VM_KERNEL)"; ls "$$kernel"/boot/vmlinuz-* >/dev/null 2>&1 && kernel=""; \
+	if [ -z "$$missing$$kernel" ]; then exit 0; fi; \
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+		echo "virtual machine tests are skipped without:$$missing$${kernel:+ linux-image-cloud-amd64, unpacked in $$kernel}" >&2; exit 0; fi; \
+	echo "installing$$missing$${kernel:+ and unpacking a kernel in $$kernel}"; apt-get -qq update; \
+	if [ -n "$$missing" ]; then DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing >/dev/null; fi; \
+	if [ -n "$$kernel" ]; then mkdir -p "$$kernel" && cd "$$kernel" && rm -f ./*.deb && \
+		apt-get -qq download "$$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends: linux-image-/ {print $$2; exit}')" 2>/dev/null && \
+		dpkg-deb -x ./*.deb . && rm -f ./*.deb; fi
 
 .PHONY: clean
 clean: ## remove what make made

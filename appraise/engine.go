@@ -63,7 +63,7 @@ var (
 // Codes lists every code of this package.
 var Codes = []rats.CodeInfo{
 	CodeFormatMissing, CodeFormatExtra, CodeFormatDoubled, CodeFormatUnknown, CodeFormatMedia, CodeNeedUnverified,
-	CodeBindingProfile, CodeBindingHash, CodeClaimsFormat,
+	CodeBindingProfile, CodeBindingHash, CodeClaimsFormat, CodeFileUnrecognised, CodeFileMark, CodeFileUnjudged,
 }
 
 // Engine holds the verifiers of all formats. It is immutable and safe for concurrent use.
@@ -94,6 +94,19 @@ func New(vs ...rats.Verifier) *Engine {
 
 // Descriptors returns the formats, those that others need first.
 func (e *Engine) Descriptors() []*rats.Descriptor { return slices.Clone(e.order) }
+
+// Continue returns the params by which only what is new since resume is asked of a format; params itself if the format
+// doesn't grow or there is nothing to continue.
+func (e *Engine) Continue(f rats.Format, params, resume []byte) []byte {
+	c, ok := e.verifiers[f].(rats.Continuer)
+	if !ok || len(resume) == 0 {
+		return params
+	}
+	if p := c.Continue(params, resume); p != nil {
+		return p
+	}
+	return params
+}
 
 // Order returns descriptors so that each stands after those it needs, otherwise in the given order. Needs that aren't
 // among ds are passed over. Its error is a circle.

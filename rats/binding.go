@@ -28,6 +28,7 @@ const (
 	KeyHPKE       = "hpke"        // X25519 public key, 32 bytes, to which plans and secrets are sealed
 	KeySign       = "sign"        // SubjectPublicKeyInfo, ECDSA P-256, that signs outcomes
 	KeyPlanSigner = "plan-signer" // SubjectPublicKeyInfo of the key whose plans the enclave obeys (S05)
+	KeyAK         = "ak"          // SubjectPublicKeyInfo of a TPM's attestation key; vouched by formats, never by a manifest
 	KeyTEE        = "tee-pubkey"  // of the Confidential Containers protocol
 )
 

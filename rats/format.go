@@ -38,6 +38,13 @@ type Verifier interface {
 	Verify(context.Context, Evidence, Inputs) (Verified, error)
 }
 
+// Continuer is implemented by Verifiers of evidence that grows (logs): what an earlier verification covered need not be
+// sent again.
+type Continuer interface {
+	// Continue returns the params that ask for what comes after resume; nil asks for everything.
+	Continue(params, resume []byte) []byte
+}
+
 // Attester collects evidence of one format on this machine.
 type Attester interface {
 	Descriptor() *Descriptor

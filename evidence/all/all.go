@@ -3,7 +3,14 @@
 package all
 
 import (
+	"github.com/assay-attest/assay/evidence/enclave"
+	"github.com/assay-attest/assay/evidence/eventlog"
+	"github.com/assay-attest/assay/evidence/ias"
+	"github.com/assay-attest/assay/evidence/ima"
 	"github.com/assay-attest/assay/evidence/plan"
+	"github.com/assay-attest/assay/evidence/sgx"
+	"github.com/assay-attest/assay/evidence/snp"
+	"github.com/assay-attest/assay/evidence/tdx"
 	"github.com/assay-attest/assay/evidence/tpm"
 	"github.com/assay-attest/assay/rats"
 )
@@ -12,6 +19,13 @@ import (
 func Verifiers() []rats.Verifier {
 	return []rats.Verifier{
 		tpm.New(),
+		eventlog.New(),
+		ima.New(),
+		sgx.New(),
+		tdx.New(),
+		snp.New(),
+		ias.New(),
+		enclave.New(),
 		plan.New(),
 	}
 }

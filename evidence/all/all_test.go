@@ -30,8 +30,15 @@ func TestFormatsAreInTheOrderOfTheirNeeds(t *testing.T) {
 			t.Errorf("claims of %s say %s", d.ID, c.ClaimsOf())
 		}
 	}
-	if !slices.Equal(got, []rats.Format{tpm.Format, plan.Format}) {
-		t.Errorf("order %q", got)
+	for i, d := range descriptors(t) {
+		for _, need := range d.Needs {
+			if slices.Contains(got[i+1:], need) {
+				t.Errorf("%s stands before %s, which it needs: %q", d.ID, need, got)
+			}
+		}
+	}
+	if got[len(got)-1] != plan.Format {
+		t.Errorf("%s, which needs all others, is not the last: %q", plan.Format, got)
 	}
 }
 

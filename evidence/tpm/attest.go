@@ -40,6 +40,11 @@ type selection struct {
 	pcrs []int
 }
 
+// empty says whether a quote selects nothing, whatever banks it names.
+func (a *attest) empty() bool {
+	return !slices.ContainsFunc(a.selections, func(s selection) bool { return len(s.pcrs) > 0 })
+}
+
 // errOther says that the structure is another attestation than the two read here. Magic and tag are filled in.
 var errOther = errors.New("it is neither a quote nor a certification")
 
@@ -49,7 +54,7 @@ func parseAttest(b []byte) (*attest, error) {
 	if len(b) > maxAttest {
 		return nil, fmt.Errorf("it has %d bytes, at most %d", len(b), maxAttest)
 	}
-	c := &cursor{rest: b}
+	c := newCursor(b)
 	a := &attest{magic: c.uint32(), tag: c.uint16()}
 	if c.err != nil {
 		return nil, c.err

@@ -110,7 +110,7 @@ func Enrol(ekPub, ekCertDER, akPub []byte, now time.Time) (Enrolment, error) {
 	if !samePublic(cert.PublicKey, ek.key) {
 		return Enrolment{}, CodeEKCertOther.Bad("ek_cert", "the endorsement key "+r.EKDigest.String(), "another key")
 	}
-	r.EKCert = bytes.Clone(ekCertDER)
+	r.EKCert = bytes.Clone(cert.Raw) // without header and padding
 	r.Manufacturer, r.Model = makerOf(cert)
 	r.Software = isSoftware(cert, r.Manufacturer, r.Model)
 	return r, nil
@@ -196,35 +196,8 @@ var (
 	maxAttributeBytes = 64
 )
 
-// parseEKCert reads an EK certificate. Some vendors name the key RSAES-OAEP, which package x509 doesn't know.
-func parseEKCert(der []byte) (*x509.Certificate, error) {
-	if len(der) > maxCertificate {
-		return nil, fmt.Errorf("it has %d bytes, at most %d", len(der), maxCertificate)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, err
-	}
-	if cert.PublicKey != nil {
-		return cert, nil
-	}
-	var spki struct {
-		Algorithm struct {
-			OID    asn1.ObjectIdentifier
-			Params asn1.RawValue `asn1:"optional"`
-		}
-		Key asn1.BitString
-	}
-	if rest, err := asn1.Unmarshal(cert.RawSubjectPublicKeyInfo, &spki); err != nil || len(rest) > 0 || !spki.Algorithm.OID.Equal(oidRSAESOAEP) {
-		return nil, errors.New("its public key is of an unknown kind")
-	}
-	key, err := x509.ParsePKCS1PublicKey(spki.Key.RightAlign())
-	if err != nil {
-		return nil, err
-	}
-	cert.PublicKey = key
-	return cert, nil
-}
+// parseEKCert reads an EK certificate, with the quirks of real ones (readCertificate).
+func parseEKCert(der []byte) (*x509.Certificate, error) { return readCertificate(der) }
 
 // makerOf returns manufacturer and model from the directory name in the certificate's subject alternative name.
 func makerOf(cert *x509.Certificate) (manufacturer, model string) {

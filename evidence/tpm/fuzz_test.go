@@ -128,3 +128,52 @@ func FuzzMakerName(f *testing.F) {
 		}
 	})
 }
+
+func FuzzRecording(f *testing.F) {
+	f.Add(unhex(f, seedAttest))
+	f.Add([]byte(`{"tpm_quote":{"message":"/1RDRw==","signature":"","pcrs":["00"]},"ak_public":""}`))
+	f.Add([]byte(`{"AK":{"Public":"AA=="},"Quote":{"Quote":"/1RDRw==","Signature":""},"Log":{"PCRs":[{"Index":1,"Digest":"AA==","DigestAlg":3}],"Raw":""}}`))
+	f.Add([]byte("r/1RDR4AY:ABQABA==:AA=="))
+	f.Add([]byte{0x0a, 0, 0x12, 2, 0x0a, 0})
+	f.Add(append([]byte{1, 0, 0, 0, 0, 0, 0, 0, 9, 7, 0, 0, 0, 0, 0, 0, 0}, 0xff, 0x54, 0x43, 0x47, 0x80, 0x18, 0))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, err := parseRecording(b)
+		if err == nil && r.kind != kindKey && len(r.quotes) == 0 {
+			t.Error("a recording without a quote")
+		}
+		_ = DetectRecorded(b)
+		if v, err := InspectRecorded(b); err == nil && v == nil {
+			t.Error("nothing was decoded")
+		}
+	})
+}
+
+func FuzzKey(f *testing.F) {
+	f.Add(unhex(f, seedAK))
+	f.Add(unhex(f, seedAK)[2:])
+	f.Add([]byte(`{"keys":[{"kid":"HCLAkPub","kty":"RSA","e":"AQAB","n":"AQAB"}]}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		p, err := parseKey(b)
+		if err != nil {
+			return
+		}
+		if _, err := p.spki(); err != nil {
+			t.Errorf("a key that was accepted has no encoding: %v", err)
+		}
+		if _, err := p.verifyRecorded([]byte("no such message"), b); err == nil {
+			t.Error("a signature of nothing was accepted")
+		}
+	})
+}
+
+func FuzzCertificate(f *testing.F) {
+	f.Add([]byte{0x10, 0x01, 0, 0, 4, 0x10, 0x02, 0x30, 0})
+	f.Add([]byte{0x30, 0, 0xff, 0xff})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		der, header, padding, err := trimCertificate(b)
+		if err == nil && (header+len(der)+padding != len(b) || len(der) < 2) {
+			t.Errorf("%d + %d + %d bytes of %d", header, len(der), padding, len(b))
+		}
+		_ = DetectCertificate(b)
+	})
+}

@@ -49,12 +49,12 @@ func parsePublic(b []byte) (*public, error) {
 	if len(b) > maxPublic {
 		return nil, fmt.Errorf("it has %d bytes, at most %d", len(b), maxPublic)
 	}
-	outer := &cursor{rest: b}
+	outer := newCursor(b)
 	raw := outer.sized()
 	if err := outer.end(); err != nil {
 		return nil, err
 	}
-	c := &cursor{rest: raw}
+	c := newCursor(raw)
 	kind := c.uint16()
 	p := &public{raw: raw, nameAlg: c.uint16(), attributes: c.uint32()}
 	if _, ok := hashes[p.nameAlg]; !ok {
@@ -162,10 +162,15 @@ func (p *public) verify(message, signature []byte) (uint16, error) {
 	if err != nil {
 		return 0, err
 	}
+	return s.hash, p.check(message, s, hashes)
+}
+
+// check checks a signature by one of the hash algorithms in known.
+func (p *public) check(message []byte, s *signature, known map[uint16]crypto.Hash) error {
 	if p.scheme != algNull && (p.scheme != s.scheme || p.schemeHash != s.hash) {
-		return 0, fmt.Errorf("it was made by scheme 0x%04x with hash 0x%04x, the key's are 0x%04x and 0x%04x", s.scheme, s.hash, p.scheme, p.schemeHash)
+		return fmt.Errorf("it was made by scheme 0x%04x with hash 0x%04x, the key's are 0x%04x and 0x%04x", s.scheme, s.hash, p.scheme, p.schemeHash)
 	}
-	hash := hashes[s.hash]
+	hash := known[s.hash]
 	h := hash.New()
 	h.Write(message)
 	digest := h.Sum(nil)
@@ -183,9 +188,9 @@ func (p *public) verify(message, signature []byte) (uint16, error) {
 		}
 	}
 	if !ok {
-		return 0, errors.New("it is not the key's signature of these bytes")
+		return errors.New("it is not the key's signature of these bytes")
 	}
-	return s.hash, nil
+	return nil
 }
 
 // signature is a TPMT_SIGNATURE.
@@ -196,13 +201,16 @@ type signature struct {
 	r, s   *big.Int
 }
 
-func parseSignature(b []byte) (*signature, error) {
+func parseSignature(b []byte) (*signature, error) { return parseSignatureOf(b, hashes) }
+
+// parseSignatureOf reads a signature by one of the hash algorithms in known.
+func parseSignatureOf(b []byte, known map[uint16]crypto.Hash) (*signature, error) {
 	if len(b) > maxSignature {
 		return nil, fmt.Errorf("it has %d bytes, at most %d", len(b), maxSignature)
 	}
-	c := &cursor{rest: b}
+	c := newCursor(b)
 	s := &signature{scheme: c.uint16(), hash: c.uint16()}
-	if _, ok := hashes[s.hash]; !ok {
+	if _, ok := known[s.hash]; !ok {
 		c.fail("its hash algorithm is 0x%04x, expected SHA-256, SHA-384 or SHA-512", s.hash)
 	}
 	switch s.scheme {

@@ -35,13 +35,32 @@ var (
 		Title: "nothing proves that the key is in a genuine TPM", Hint: "add its maker's CA to ek_cas, or its digest to ek_pins"}
 	CodePCRMissing = rats.CodeInfo{Code: "tpm.pcr.missing", Slot: rats.Configuration,
 		Title: "a PCR that policy judges was not quoted", Hint: "let the node attest again: the policy was changed since"}
+	CodeRuleFirmware = rats.CodeInfo{Code: "tpm.rule.bad-firmware", Slot: rats.Hardware,
+		Title: "an allowed firmware version can't be read", Hint: "write the 16 hex digits of the claim firmware"}
+	CodeResets = rats.CodeInfo{Code: "tpm.clock.resets", Slot: rats.Configuration,
+		Title: "the TPM was reset more often than policy allows", Hint: "the machine was restarted; raise max_resets if that was meant"}
+	CodeRestarts = rats.CodeInfo{Code: "tpm.clock.restarts", Slot: rats.Configuration,
+		Title: "the TPM was resumed more often than policy allows", Hint: "reset the machine instead of resuming it, or raise max_restarts"}
+	CodeClockUnsafe = rats.CodeInfo{Code: "tpm.clock.unsafe", Slot: rats.Configuration,
+		Title: "the TPM's clock may have gone backwards", Hint: "it lost power without a shutdown; it recovers by itself within hours"}
+	CodeFirmware = rats.CodeInfo{Code: "tpm.firmware.not-allowed", Slot: rats.Hardware,
+		Title: "the TPM runs a firmware that policy does not allow", Hint: "update the TPM, or add the version to firmware"}
+	CodeRecordedKeyUnvouched = rats.CodeInfo{Code: "tpm.recorded.key-unvouched", Slot: rats.InstanceIdentity,
+		Title: "nobody vouches for the key that signed the quote", Hint: "give the key with --ak, or its digest in ak_pins"}
+	CodeRecordedUnbound = rats.CodeInfo{Code: "tpm.recorded.unbound", Slot: rats.InstanceIdentity,
+		Title: "the quote was not compared with a nonce", Hint: "give the nonce of the challenge; without it the quote may be of any age"}
+	CodeRecordedNoValues = rats.CodeInfo{Code: "tpm.recorded.no-values", Slot: rats.Configuration,
+		Title: "the PCR values are not at hand", Hint: "give them with --pcrs"}
+	CodeRecordedSHA1 = rats.CodeInfo{Code: "tpm.recorded.sha1", Slot: rats.InstanceIdentity,
+		Title: "the quote is signed with SHA-1", Hint: "SHA-1 can be forged; make a new quote with SHA-256, or give sha1_until for a while"}
 	CodePCRMismatch = rats.CodeInfo{Code: "tpm.pcr.mismatch", Slot: rats.Configuration,
 		Title: "a PCR holds a value that policy does not allow", Hint: "if the change was intended, add the value to pcrs"}
 )
 
 var ruleCodes = []rats.CodeInfo{
 	CodeRuleEmpty, CodeRuleCA, CodeRulePin, CodeRuleBank, CodeRulePCR, CodeRuleValue, CodeEKUntrusted,
-	CodeHardwareUnproven, CodePCRMissing, CodePCRMismatch,
+	CodeHardwareUnproven, CodePCRMissing, CodePCRMismatch, CodeRuleFirmware, CodeResets, CodeRestarts, CodeClockUnsafe,
+	CodeFirmware,
 }
 
 // Strings is a list of strings that may be written as a single one.
@@ -75,12 +94,28 @@ type Rules struct {
 	// Quote lists the PCRs to quote besides those, for other formats to replay; if empty, 0 to 7 and 10.
 	Quote []int `yaml:"quote"`
 
+	// MaxResets and MaxRestarts bound reset_count and restart_count.
+	MaxResets   *uint32 `yaml:"max_resets"`
+	MaxRestarts *uint32 `yaml:"max_restarts"`
+	// ClockSafe refuses clock_safe: false.
+	ClockSafe bool `yaml:"clock_safe"`
+	// Firmware lists the firmware versions that are allowed (16 hex digits); if empty, all.
+	Firmware Strings `yaml:"firmware"`
+	// AKPins are the digests (sha256:…, of the SubjectPublicKeyInfo) of keys whose recorded quotes are trusted. They
+	// say nothing about nodes, which enrol.
+	AKPins Strings `yaml:"ak_pins"`
+	// SHA1Until accepts recorded quotes and certificates that are signed with SHA-1, until then.
+	SHA1Until time.Time `yaml:"sha1_until"`
+
+	recorded bool // DefaultRules
+
 	// Filled by Lint; without it Check trusts nothing.
 	bank    string
 	anchors *x509.CertPool
 	pins    map[string]bool
 	allowed map[int][]string
 	asked   Params
+	akPins  map[string]bool
 }
 
 var (
@@ -93,15 +128,18 @@ var defaultQuote = []int{0, 1, 2, 3, 4, 5, 6, 7, 10}
 
 // Lint implements rats.Rules.
 func (r *Rules) Lint() []rats.Reason {
-	reasons := slices.Concat(r.lintTrust(), r.lintPCRs())
+	if r.recorded {
+		return nil // the caller vouches by --ak or --ca
+	}
+	reasons := slices.Concat(r.lintTrust(), r.lintPCRs(), r.lintFirmware())
 	if len(reasons) > 0 {
-		r.anchors, r.pins = nil, nil // a section with mistakes trusts nothing
+		r.anchors, r.pins, r.akPins = nil, nil, nil // a section with mistakes trusts nothing
 	}
 	return reasons
 }
 
 func (r *Rules) lintTrust() (reasons []rats.Reason) {
-	if len(r.EKCAs) == 0 && len(r.EKPins) == 0 {
+	if len(r.EKCAs) == 0 && len(r.EKPins) == 0 && len(r.AKPins) == 0 {
 		reasons = append(reasons, CodeRuleEmpty.Refuse("tpm", "ek_cas or ek_pins", "neither"))
 	}
 	if len(r.EKCAs) > 0 {
@@ -112,14 +150,29 @@ func (r *Rules) lintTrust() (reasons []rats.Reason) {
 			reasons = append(reasons, CodeRuleCA.Refuse(fmt.Sprintf("tpm.ek_cas[%d]", i), "PEM certificates", err.Error()))
 		}
 	}
-	r.pins = make(map[string]bool, len(r.EKPins))
-	for i, text := range r.EKPins {
+	r.pins = pinsOf("ek_pins", r.EKPins, &reasons)
+	r.akPins = pinsOf("ak_pins", r.AKPins, &reasons)
+	return reasons
+}
+
+func pinsOf(field string, pins Strings, reasons *[]rats.Reason) map[string]bool {
+	out := make(map[string]bool, len(pins))
+	for i, text := range pins {
 		d, err := rats.ParseDigest(text)
 		if err != nil || d.Alg != "sha256" {
-			reasons = append(reasons, CodeRulePin.Refuse(fmt.Sprintf("tpm.ek_pins[%d]", i), "sha256:<hex>", clip(text)))
+			*reasons = append(*reasons, CodeRulePin.Refuse(fmt.Sprintf("tpm.%s[%d]", field, i), "sha256:<hex>", clip(text)))
 			continue
 		}
-		r.pins[d.String()] = true
+		out[d.String()] = true
+	}
+	return out
+}
+
+func (r *Rules) lintFirmware() (reasons []rats.Reason) {
+	for i, v := range r.Firmware {
+		if b, err := hex.DecodeString(v); err != nil || len(b) != 8 || strings.ToLower(v) != v {
+			reasons = append(reasons, CodeRuleFirmware.Refuse(fmt.Sprintf("tpm.firmware[%d]", i), "16 lower-case hex digits", clip(v)))
+		}
 	}
 	return reasons
 }
@@ -209,7 +262,7 @@ func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K {
 // Slots implements rats.Rules: identity and hardware always, configuration if PCR values are judged.
 func (r *Rules) Slots() []rats.Slot {
 	slots := []rats.Slot{rats.InstanceIdentity, rats.Hardware}
-	if len(r.PCRs) > 0 {
+	if len(r.PCRs) > 0 || r.MaxResets != nil || r.MaxRestarts != nil || r.ClockSafe {
 		slots = append(slots, rats.Configuration)
 	}
 	return slots
@@ -230,7 +283,13 @@ func (r *Rules) Check(c rats.Claims, _ rats.Lookup, now time.Time) []rats.Reason
 	if !ok || claims == nil {
 		return []rats.Reason{CodeEKUntrusted.Refuse("claims", "claims of a TPM quote", fmt.Sprintf("%T", c))}
 	}
-	reasons := r.checkEK(claims.EK, claims.EKCertificate, now)
+	var reasons []rats.Reason
+	if claims.Recorded != nil {
+		reasons = r.checkRecorded(claims.Recorded, now)
+	} else {
+		reasons = r.checkEK(claims.EK, claims.EKCertificate, now)
+	}
+	reasons = append(reasons, r.checkCounters(claims)...)
 	values := claims.PCRs[r.bank]
 	for _, n := range sortedKeys(r.allowed) {
 		path := fmt.Sprintf("pcrs.%s.%d", r.bank, n)
@@ -241,6 +300,40 @@ func (r *Rules) Check(c rats.Claims, _ rats.Lookup, now time.Time) []rats.Reason
 		case !slices.Contains(r.allowed[n], seen):
 			reasons = append(reasons, CodePCRMismatch.Refuse(path, expected, clip(seen)))
 		}
+	}
+	return reasons
+}
+
+// checkRecorded judges what an enrolment would prove of a node's quotes.
+func (r *Rules) checkRecorded(q *Recorded, now time.Time) (reasons []rats.Reason) {
+	if r.recorded && q.KeyInside || !r.recorded && !r.akPins[q.Key] {
+		reasons = append(reasons, CodeRecordedKeyUnvouched.Refuse("ak", "a key that the caller or ak_pins names", q.Key))
+	}
+	if !q.Bound {
+		reasons = append(reasons, CodeRecordedUnbound.At(rats.None, "binding", "a nonce", "none"))
+	}
+	if !q.Values {
+		reasons = append(reasons, CodeRecordedNoValues.At(rats.None, PartPCRs, "the values of "+fmt.Sprint(q.Selection), "none"))
+	}
+	if q.SignatureHash == "sha1" && !now.Before(r.SHA1Until) {
+		reasons = append(reasons, CodeRecordedSHA1.Refuse("signature.hash", "sha256 or longer", q.SignatureHash))
+	}
+	return reasons
+}
+
+// R140: clock, resetCount, restartCount and firmware.
+func (r *Rules) checkCounters(c *Claims) (reasons []rats.Reason) {
+	if r.MaxResets != nil && c.ResetCount > *r.MaxResets {
+		reasons = append(reasons, CodeResets.Refuse("reset_count", fmt.Sprintf("at most %d", *r.MaxResets), fmt.Sprint(c.ResetCount)))
+	}
+	if r.MaxRestarts != nil && c.RestartCount > *r.MaxRestarts {
+		reasons = append(reasons, CodeRestarts.Refuse("restart_count", fmt.Sprintf("at most %d", *r.MaxRestarts), fmt.Sprint(c.RestartCount)))
+	}
+	if r.ClockSafe && !c.ClockSafe {
+		reasons = append(reasons, CodeClockUnsafe.Refuse("clock_safe", "true", "false"))
+	}
+	if len(r.Firmware) > 0 && !slices.Contains(r.Firmware, c.Firmware) {
+		reasons = append(reasons, CodeFirmware.Refuse("firmware", strings.Join(r.Firmware, " or "), clip(c.Firmware)))
 	}
 	return reasons
 }

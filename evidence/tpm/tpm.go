@@ -87,6 +87,7 @@ type Claims struct {
 	RestartCount  uint32                       `json:"restart_count"` // TPM Restarts and Resumes since
 	ClockSafe     bool                         `json:"clock_safe"`    // false after a power failure, which alone is harmless
 	PCRs          map[string]map[string]string `json:"pcrs"`          // bank → index (decimal) → value (hex)
+	Recorded      *Recorded                    `json:"recorded,omitempty"`
 }
 
 // ClaimsOf implements rats.Claims.
@@ -102,4 +103,4 @@ func BootID(akPub []byte, reset, restart uint32) rats.Digest {
 }
 
 // Codes are all reasons that this package gives.
-var Codes = slices.Concat(verifyCodes, enrolCodes, ruleCodes)
+var Codes = slices.Concat(verifyCodes, enrolCodes, ruleCodes, recordedCodes, certificateCodes)

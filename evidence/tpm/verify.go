@@ -44,6 +44,8 @@ var (
 		Title: "the binding does not hang together", Hint: "user data must be the SHA-256 of the manifest"}
 	CodeSelection = rats.CodeInfo{Code: "tpm.quote.selection", Slot: rats.Configuration,
 		Title: "the quote covers other PCRs than were asked for", Hint: "update the agent; check that the PCR bank is in use"}
+	CodeEmptySelection = rats.CodeInfo{Code: "tpm.quote.empty-selection", Slot: rats.Configuration,
+		Title: "the quote covers no PCR at all", Hint: "such a quote says nothing about the machine; collect a new one"}
 	CodePCRsMalformed = rats.CodeInfo{Code: "tpm.pcrs.malformed", Slot: rats.Configuration,
 		Title: "the PCR values are not well-formed", Hint: "update the agent"}
 	CodePCRsSelection = rats.CodeInfo{Code: "tpm.pcrs.selection", Slot: rats.Configuration,
@@ -54,7 +56,7 @@ var (
 
 var verifyCodes = []rats.CodeInfo{
 	CodeMediaType, CodeParts, CodeUnasked, CodeUnbound, CodeNotEnrolled, CodeOtherAK, CodeAKMalformed, CodeAttestMalformed,
-	CodeMagic, CodeType, CodeSignature, CodeUserData, CodeBinding, CodeSelection, CodePCRsMalformed, CodePCRsSelection,
+	CodeMagic, CodeType, CodeSignature, CodeUserData, CodeBinding, CodeSelection, CodeEmptySelection, CodePCRsMalformed, CodePCRsSelection,
 	CodePCRDigest,
 }
 
@@ -210,6 +212,9 @@ func checkQuote(ak *public, body []byte, parts map[string][]byte, userData []byt
 	}
 	if subtle.ConstantTimeCompare(q.extra, userData) != 1 {
 		return nil, nil, CodeUserData.Bad("body.extraData", hex.EncodeToString(userData), clipHex(q.extra))
+	}
+	if q.empty() {
+		return nil, nil, CodeEmptySelection.Bad("body.pcrSelect", fmt.Sprintf("%s %v", asked.Bank, asked.PCRs), describe(q.selections))
 	}
 	if len(q.selections) != 1 || bankOf[q.selections[0].hash] != asked.Bank || !slices.Equal(q.selections[0].pcrs, asked.PCRs) {
 		return nil, nil, CodeSelection.Bad("body.pcrSelect", fmt.Sprintf("%s %v", asked.Bank, asked.PCRs), describe(q.selections))

@@ -43,15 +43,20 @@ var bankOf = map[uint16]string{algSHA256: "sha256", algSHA384: "sha384", algSHA5
 
 var errTruncated = errors.New("it ends too early")
 
-// cursor reads big-endian TPM structures; after the first error it yields zeroes.
+// cursor reads big-endian TPM structures; after the first error it yields zeroes. Its errors say at which byte.
 type cursor struct {
 	rest []byte
+	size int
 	err  error
 }
 
+func newCursor(b []byte) *cursor { return &cursor{rest: b, size: len(b)} }
+
+func (c *cursor) offset() int { return c.size - len(c.rest) }
+
 func (c *cursor) take(n int) []byte {
 	if c.err == nil && n > len(c.rest) {
-		c.err = errTruncated
+		c.err = fmt.Errorf("%w: %d bytes at byte %d, expected %d", errTruncated, len(c.rest), c.offset(), n)
 	}
 	if c.err != nil {
 		return nil
@@ -95,14 +100,14 @@ func (c *cursor) sized() []byte { return c.take(int(c.uint16())) }
 // fail records the first error.
 func (c *cursor) fail(format string, args ...any) {
 	if c.err == nil {
-		c.err = fmt.Errorf(format, args...)
+		c.err = fmt.Errorf(format+" (before byte %d)", append(args, c.offset())...)
 	}
 }
 
 // end returns the first error, or one about bytes that are left over.
 func (c *cursor) end() error {
 	if c.err == nil && len(c.rest) > 0 {
-		c.err = fmt.Errorf("%d bytes follow it", len(c.rest))
+		c.err = fmt.Errorf("%d bytes follow it at byte %d", len(c.rest), c.offset())
 	}
 	return c.err
 }

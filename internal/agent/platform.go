@@ -68,7 +68,7 @@ func openPlatform(ctx context.Context, s State, c Config, rand io.Reader, now fu
 	if err != nil {
 		return nil, fmt.Errorf("starting the measuring enclave: %w", err)
 	}
-	deps := attesters.Deps{TPM: dev, AK: ak, Enclave: enc}
+	deps := attesters.OnThisMachine(attesters.Deps{TPM: dev, AK: ak, Enclave: enc, Rand: rand})
 	return &platform{
 		key:       key,
 		boot:      func(ctx context.Context) (rats.Digest, error) { return attesters.Boot(ctx, deps) },

@@ -8,6 +8,7 @@
 package appraiser
 
 import (
+	"context"
 	"crypto"
 	"encoding/hex"
 	"fmt"
@@ -39,11 +40,17 @@ type Config struct {
 	PlanSigner crypto.Signer
 	PlanSPKI   []byte // SubjectPublicKeyInfo of PlanSigner
 	Verifier   rats.Digest
+	Collateral Source // what vendors say of the platforms that evidence names; nil: nothing
 	Now        func() time.Time
 	Rand       io.Reader
 	Log        *slog.Logger
 	TTL        time.Duration // of a challenge; zero: 30 s, at most 60 s (S02)
 	StepTTL    time.Duration // of a continuation; zero: 60 s
+}
+
+// Source hands out collateral; internal/endorse has it. What it doesn't have is missing from the answer.
+type Source interface {
+	Endorsements(context.Context, []rats.Evidence) []rats.Endorsement
 }
 
 // Appraiser runs the exchange. It is safe for concurrent use.

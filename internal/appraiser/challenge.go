@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/assay-attest/assay/api"
@@ -55,9 +56,11 @@ type challenge struct {
 	Epoch     int64         `json:"epoch"`
 	Formats   []rats.Format `json:"formats"`
 	Steady    bool          `json:"steady,omitempty"` // orders were handed out with the challenge
-	Asked     time.Time     `json:"asked"`            // when the first step was issued
-	Issued    time.Time     `json:"issued"`
-	Expires   time.Time     `json:"expires"`
+	// Params are what was asked where that is not just what policy says: the continuation of a log.
+	Params  map[rats.Format][]byte `json:"params,omitempty"`
+	Asked   time.Time              `json:"asked"` // when the first step was issued
+	Issued  time.Time              `json:"issued"`
+	Expires time.Time              `json:"expires"`
 	// Of a continuation only:
 	Pending  rats.Digest   `json:"pending,omitzero"`  // blob: the platform collection that this step continues
 	Manifest rats.Digest   `json:"manifest,omitzero"` // of the first step
@@ -99,9 +102,10 @@ func (a *Appraiser) open(token []byte, namespace, node string) (challenge, error
 	return c, nil
 }
 
-// issue makes a challenge for a node by the policy in force. keys are the enclave keys to which the plan is sealed in
-// the same message; nil for a cold start.
-func (a *Appraiser) issue(ctx context.Context, n store.Node, namespace, why string, keys []rats.BoundKey) (api.Challenge, error) {
+// issue makes a challenge for a node by the policy in force. steady is the node's last result if it was trusted and the
+// same instance still runs in the same boot: the plan then goes out in the same message, sealed to its keys, and logs are
+// asked to continue. It is nil for a cold start.
+func (a *Appraiser) issue(ctx context.Context, n store.Node, namespace, why string, steady *lastResult) (api.Challenge, error) {
 	view, err := a.cfg.Refs.Fresh(ctx, a.cfg.Store.In(namespace), namespace)
 	if err != nil {
 		return api.Challenge{}, err
@@ -124,12 +128,22 @@ func (a *Appraiser) issue(ctx context.Context, n store.Node, namespace, why stri
 		Nonce: nonce, Policy: active.Ref, Epoch: view.Epoch, Asked: now, Issued: now, Expires: now.Add(a.cfg.TTL),
 	}
 	asks := active.Asks()
-	for _, k := range asks {
+	for i, k := range asks {
 		c.Formats = append(c.Formats, k.Format)
+		// A log is continued only under the values that judged what is left out (S40).
+		if steady == nil || steady.epoch != view.Epoch {
+			continue
+		}
+		if p := a.cfg.Engine.Continue(k.Format, k.Params, n.Resume[k.Format]); !bytes.Equal(p, k.Params) {
+			if c.Params == nil {
+				c.Params = map[rats.Format][]byte{}
+			}
+			asks[i].Params, c.Params[k.Format] = p, p
+		}
 	}
 	c.Formats = append(c.Formats, active.Planned()...)
-	if len(keys) > 0 && len(active.Planned()) > 0 {
-		orders, err := a.orders(c, view, active, keys)
+	if steady != nil && len(steady.keys) > 0 && len(active.Planned()) > 0 {
+		orders, err := a.orders(c, view, active, steady.keys)
 		if err != nil {
 			return api.Challenge{}, err
 		}
@@ -214,6 +228,15 @@ var (
 	}
 )
 
+// CodeManifestExtra refuses a key of a use that is not an Attester's to bind.
+var CodeManifestExtra = rats.CodeInfo{
+	Code: "manifest.key.extra", Title: "the manifest binds a key that is not the node's to name", Slot: rats.InstanceIdentity,
+	Hint: "keys of other uses are vouched by evidence, never by the manifest; update the agent",
+}
+
+// manifestKeys are the uses a manifest may bind a key for.
+var manifestKeys = []string{rats.KeyHPKE, rats.KeyPlanSigner, rats.KeySign, rats.KeyTLS}
+
 // checkManifest compares the manifest with what was asked and with the connection it came over (S03). peer is the
 // SubjectPublicKeyInfo of the connection's client certificate.
 func (a *Appraiser) checkManifest(c challenge, raw, peer []byte, planned bool) (rats.Manifest, error) {
@@ -239,6 +262,11 @@ func (a *Appraiser) checkManifest(c challenge, raw, peer []byte, planned bool) (
 	}
 	if k, ok := m.Key(rats.KeyTLS); !ok || !bytes.Equal(k.Public, peer) {
 		return rats.Manifest{}, CodeManifestPeer.Bad("manifest.keys.tls", rats.SHA256(peer).String(), rats.SHA256(k.Public).String())
+	}
+	for _, k := range m.Keys {
+		if !slices.Contains(manifestKeys, k.Use) {
+			return rats.Manifest{}, CodeManifestExtra.Bad("manifest.keys."+k.Use, fmt.Sprint(manifestKeys), k.Use)
+		}
 	}
 	if !planned {
 		return m, nil

@@ -82,7 +82,7 @@ func (a *Appraiser) record(tx store.Tx, j *judgement, r rats.Result, claims map[
 			rec.ClaimsVersion[d.ID] = d.ClaimsVersion
 		}
 	}
-	for _, e := range j.node.Endorsements {
+	for _, e := range j.endorsed {
 		b, err := json.Marshal(e)
 		if err != nil {
 			return rec, err
@@ -174,10 +174,9 @@ func (a *Appraiser) updateNode(tx store.Tx, j *judgement, r rats.Result) error {
 		if v.Resume == nil {
 			continue
 		}
-		if n.Resume == nil {
-			n.Resume = map[rats.Format][]byte{}
+		if err := putResume(tx, &n, f, v.Resume); err != nil {
+			return err
 		}
-		n.Resume[f] = v.Resume
 	}
 	if err := tx.Nodes().Put(n); err != nil {
 		return err
@@ -195,6 +194,45 @@ func (a *Appraiser) updateNode(tx store.Tx, j *judgement, r rats.Result) error {
 	}
 	data["before"] = before
 	return a.event(tx, EventState, r.Subject, data)
+}
+
+// inlineResume is the size up to which resume state stands in the node's row, which is read and written every time.
+const inlineResume = 1024
+
+func putResume(tx store.Tx, n *store.Node, f rats.Format, resume []byte) error {
+	delete(n.Resume, f)
+	delete(n.ResumeBlob, f)
+	if len(resume) <= inlineResume {
+		if n.Resume == nil {
+			n.Resume = map[rats.Format][]byte{}
+		}
+		n.Resume[f] = resume
+		return nil
+	}
+	d, err := tx.Blobs().Put(resume)
+	if err != nil {
+		return err
+	}
+	if n.ResumeBlob == nil {
+		n.ResumeBlob = map[rats.Format]rats.Digest{}
+	}
+	n.ResumeBlob[f] = d
+	return nil
+}
+
+// getResume completes a node's resume state from its blobs.
+func getResume(tx store.Tx, n *store.Node) error {
+	for f, d := range n.ResumeBlob {
+		b, err := tx.Blobs().Get(d)
+		if err != nil {
+			return fmt.Errorf("reading where %s is to resume: %w", f, err)
+		}
+		if n.Resume == nil {
+			n.Resume = map[rats.Format][]byte{}
+		}
+		n.Resume[f] = b
+	}
+	return nil
 }
 
 func (a *Appraiser) event(tx store.Tx, kind, subject string, data any) error {
@@ -217,7 +255,7 @@ func (a *Appraiser) audit(tx store.Tx, actor, verb, object string, detail any) (
 // alert records that a node's credential sent evidence that was refused. It never changes the node's verdict (S07).
 func (a *Appraiser) alert(ctx context.Context, namespace, nodeID string, r rats.Reason) {
 	a.cfg.Log.Warn("evidence refused", "namespace", namespace, "node", nodeID, "code", r.Code, "path", r.Path)
-	if r.Code == CodePolicyChanged.Code || r.Code == CodeNodeUnknown.Code {
+	if r.Code == CodePolicyChanged.Code || r.Code == CodeNodeUnknown.Code || !a.hub.alert(namespace, nodeID, r.Code, a.cfg.Now()) {
 		return
 	}
 	err := a.cfg.Store.In(namespace).Update(ctx, func(tx store.Tx) error {

@@ -21,6 +21,7 @@ type nodeKey struct{ namespace, node string }
 type nodeHub struct {
 	sessions []*session
 	waiters  []waiter
+	alerted  map[rats.Code]time.Time
 	last     lastResult
 }
 
@@ -31,6 +32,7 @@ type lastResult struct {
 	boots    rats.Digest
 	instance []byte
 	steady   bool // the result was trusted
+	epoch    int64
 	at       time.Time
 	every    time.Duration
 }
@@ -212,6 +214,24 @@ func (h *hub) done(namespace, node string, o outcome) {
 		w.ch <- o // holds one, and each waiter is told once
 		return true
 	})
+}
+
+// alertEvery is how often one problem of one node is written down; in between it is only logged.
+const alertEvery = 10 * time.Second
+
+// alert says whether a problem of a node is to be written down now.
+func (h *hub) alert(namespace, node string, code rats.Code, now time.Time) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n := h.get(nodeKey{namespace, node})
+	if last, ok := n.alerted[code]; ok && now.Sub(last) < alertEvery && !now.Before(last) {
+		return false
+	}
+	if n.alerted == nil || len(n.alerted) > 256 {
+		n.alerted = map[rats.Code]time.Time{}
+	}
+	n.alerted[code] = now
+	return true
 }
 
 func (h *hub) last(namespace, node string) (lastResult, bool) {

@@ -122,12 +122,12 @@ func (a *Appraiser) challenge(ctx context.Context, s *session, why string, send 
 		a.hub.done(s.key.namespace, s.key.node, outcome{err: &rats.BadEvidence{Reason: why[0]}, asked: a.cfg.Now()})
 		return a.cfg.TTL, nil // approval kicks the stream
 	}
-	var keys []rats.BoundKey
+	var steady *lastResult
 	if last, ok := a.hub.last(s.key.namespace, s.key.node); ok && last.steady &&
 		bytes.Equal(last.instance, s.instance) && last.boots.Equal(s.boot) && n.Withdrawn == "" && !node.Rebooted(n) {
-		keys = last.keys
+		steady = &last
 	}
-	c, err := a.issue(ctx, n, s.key.namespace, why, keys)
+	c, err := a.issue(ctx, n, s.key.namespace, why, steady)
 	if err != nil {
 		reason, known := rats.ReasonOf(err)
 		if !known {

@@ -39,7 +39,7 @@ var (
 var Codes = []rats.CodeInfo{
 	CodeTokenForged, CodeTokenExpired, CodeTokenOther, CodeTokenSpent, CodePolicyChanged, CodeStepOrder,
 	CodeManifestMalformed, CodeManifestField, CodeManifestNonce, CodeManifestPeer, CodeManifestFormats,
-	CodeManifestSigner, CodeManifestKey, CodeSealedMalformed, CodeSealedRequired, CodeNodeUnknown,
+	CodeManifestSigner, CodeManifestKey, CodeManifestExtra, CodeSealedMalformed, CodeSealedRequired, CodeNodeUnknown,
 	CodeNotConnected, CodeSuperseded, CodeMalfunction,
 }
 
@@ -56,7 +56,7 @@ type judgement struct {
 	received  time.Time
 	set       rats.Set
 	params    map[rats.Format][]byte
-	inputs    map[rats.Format]rats.Inputs
+	endorsed  []rats.Endorsement // the node's enrolment records, then collateral
 }
 
 // Submit takes the answer to a challenge over the connection whose client certificate has the SubjectPublicKeyInfo peer.
@@ -127,8 +127,10 @@ func (a *Appraiser) submit(ctx context.Context, namespace, nodeID string, peer [
 func (a *Appraiser) node(ctx context.Context, namespace, id string) (store.Node, error) {
 	var n store.Node
 	err := a.cfg.Store.In(namespace).View(ctx, func(tx store.Tx) (err error) {
-		n, err = tx.Nodes().Get(id)
-		return err
+		if n, err = tx.Nodes().Get(id); err != nil {
+			return err
+		}
+		return getResume(tx, &n)
 	})
 	if errors.Is(err, store.ErrNotFound) {
 		return n, CodeNodeUnknown.Bad("node", "a node of namespace "+namespace, id)
@@ -244,9 +246,15 @@ func (a *Appraiser) pending(ctx context.Context, j *judgement) (rats.Collection,
 
 // verify runs the formats' verifiers. Evidence that is not authentic is the error.
 func (a *Appraiser) verify(ctx context.Context, j *judgement) error {
-	j.params, j.inputs = map[rats.Format][]byte{}, map[rats.Format]rats.Inputs{}
+	j.params, j.endorsed = map[rats.Format][]byte{}, slices.Clone(j.node.Endorsements)
+	if a.cfg.Collateral != nil {
+		j.endorsed = append(j.endorsed, a.cfg.Collateral.Endorsements(ctx, j.coll.Evidence)...)
+	}
 	for _, k := range j.active.Asks() {
 		j.params[k.Format] = k.Params
+		if p, ok := j.ch.Params[k.Format]; ok {
+			j.params[k.Format] = p
+		}
 	}
 	for _, f := range j.active.Planned() {
 		p, err := planOf(j.ch, j.view, j.active)
@@ -258,18 +266,17 @@ func (a *Appraiser) verify(ctx context.Context, j *judgement) error {
 		}
 	}
 	set, err := a.cfg.Engine.Verify(ctx, j.coll, j.asked, func(f rats.Format) rats.Inputs {
-		in := rats.Inputs{
-			Binding: j.coll.Binding, Now: j.received, Endorsements: j.node.Endorsements,
+		return rats.Inputs{
+			Binding: j.coll.Binding, Now: j.received, Endorsements: j.endorsed,
 			Params: j.params[f], Resume: j.node.Resume[f],
 		}
-		j.inputs[f] = in
-		return in
 	})
 	if err != nil {
 		return fmt.Errorf("verifying evidence: %w", err)
 	}
 	for _, r := range set.Refused {
-		if r.Tier == rats.Contraindicated || r.Code == appraise.CodeFormatMissing.Code {
+		missing := r.Code == appraise.CodeFormatMissing.Code && !j.active.Optional(r.Format)
+		if r.Tier == rats.Contraindicated || missing {
 			return &rats.BadEvidence{Reason: r}
 		}
 	}
@@ -364,7 +371,7 @@ func (a *Appraiser) conclude(ctx context.Context, j *judgement) (api.Answer, err
 	}
 	a.hub.accepted(j.namespace, j.node.ID, lastResult{
 		id: r.ID, keys: r.Keys, boots: bootID(r.Boots), instance: bytes.Clone(j.manifest.Instance),
-		steady: rats.VerdictOf(r.Tier, false).Secrets, at: r.At, every: j.active.Every(),
+		steady: rats.VerdictOf(r.Tier, false).Secrets, epoch: j.ch.Epoch, at: r.At, every: j.active.Every(),
 	})
 	a.hub.done(j.namespace, j.node.ID, outcome{result: r.ID, asked: j.ch.Asked})
 	return api.Answer{Result: &told}, nil

@@ -6,10 +6,18 @@ package attesters
 import (
 	"context"
 	"fmt"
+	"io"
+	"io/fs"
+	"os"
 
+	"github.com/assay-attest/assay/evidence/snp"
+	"github.com/assay-attest/assay/evidence/tdx"
 	evtpm "github.com/assay-attest/assay/evidence/tpm"
+	"github.com/assay-attest/assay/internal/attester/eventlog"
+	"github.com/assay-attest/assay/internal/attester/ima"
 	"github.com/assay-attest/assay/internal/attester/plan"
 	"github.com/assay-attest/assay/internal/attester/tpm"
+	"github.com/assay-attest/assay/internal/attester/tsm"
 	"github.com/assay-attest/assay/internal/measure"
 	device "github.com/assay-attest/assay/internal/tpm"
 	"github.com/assay-attest/assay/rats"
@@ -20,12 +28,30 @@ type Deps struct {
 	TPM     *device.Device
 	AK      *device.AK
 	Enclave *measure.Enclave
+	Root    fs.FS     // the machine's file tree, for what the kernel measured
+	TSM     tsm.Tree  // where reports of TEE guests are asked for; tsm.Dir(tsm.Root) on a machine
+	Rand    io.Reader // names of reports
+}
+
+// OnThisMachine completes d with this machine's file tree and report interface.
+func OnThisMachine(d Deps) Deps {
+	d.Root, d.TSM = os.DirFS("/"), tsm.Dir(tsm.Root)
+	return d
 }
 
 // List returns an Attester of every format this node side knows.
 func List(d Deps) []rats.Attester {
 	return []rats.Attester{
 		tpm.New(d.TPM, d.AK),
+		eventlog.New(d.Root),
+		ima.New(d.Root),
+		tsm.New(tsm.Config{
+			Descriptor: snp.Describe(), MediaType: snp.MediaType, Provider: tsm.ProviderSNP, AuxPart: snp.PartCerts,
+			Level: snp.Level, Tree: d.TSM, Random: d.Rand,
+		}),
+		tsm.New(tsm.Config{
+			Descriptor: tdx.Describe(), MediaType: tdx.MediaType, Provider: tsm.ProviderTDX, Tree: d.TSM, Random: d.Rand,
+		}),
 		plan.New(d.Enclave),
 	}
 }

@@ -83,7 +83,7 @@ but the owner needs the private ones: they belong on a machine without a network
 				{"recovery.key", []byte(base64.StdEncoding.EncodeToString(recovery.Bytes()) + "\n"), 0o600},
 				{"recovery.pub", []byte(base64.StdEncoding.EncodeToString(recovery.Public()) + "\n"), 0o644},
 			} {
-				err := writeNew(filepath.Join(dir, f.name), f.text, f.mode)
+				err := writeKeyFile(filepath.Join(dir, f.name), f.text, f.mode)
 				clear(f.text)
 				if err != nil {
 					return err
@@ -98,8 +98,8 @@ but the owner needs the private ones: they belong on a machine without a network
 	return cmd
 }
 
-// writeNew writes a file that must not be there yet.
-func writeNew(path string, text []byte, mode os.FileMode) error {
+// writeKeyFile writes a file that must not be there yet.
+func writeKeyFile(path string, text []byte, mode os.FileMode) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {
 		return CodeFile.Bad(path, "a file that isn't there yet", cause(err))

@@ -90,6 +90,11 @@ func (a *API) serve(r *request) (any, error) {
 	if r.ContentLength > r.route.Body {
 		return nil, CodeBodyTooLarge.Bad("body", fmt.Sprintf("at most %d bytes", r.route.Body), fmt.Sprintf("%d bytes", r.ContentLength))
 	}
+	release, ok := a.limits.admit(r.ContentLength, r.route.Body)
+	if !ok {
+		return nil, CodeBusy.Missing(r.route.Verb, "room for a large body", "too many of them at once")
+	}
+	defer release()
 	return r.route.handle(a, r)
 }
 

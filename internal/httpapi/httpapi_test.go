@@ -182,6 +182,32 @@ func TestLimitsArePerCallerAndBounded(t *testing.T) {
 	}
 }
 
+// R046: large bodies share one budget; small ones never wait for it.
+func TestLargeBodiesShareOneBudget(t *testing.T) {
+	l := newLimits(time.Now)
+	var release []func()
+	for i := int64(0); i < maxInFlight/evidenceBody; i++ {
+		r, ok := l.admit(-1, evidenceBody)
+		if !ok {
+			t.Fatalf("body %d is refused", i)
+		}
+		release = append(release, r)
+	}
+	if _, ok := l.admit(evidenceBody, evidenceBody); ok {
+		t.Errorf("no %s beyond the budget", CodeBusy.Code)
+	}
+	if _, ok := l.admit(1000, evidenceBody); !ok {
+		t.Error("a small body is refused")
+	}
+	release[0]()
+	if _, ok := l.admit(evidenceBody, evidenceBody); !ok {
+		t.Error("room that was given back is not used")
+	}
+	if r, ok := newLimits(time.Now).admit(setBody, setBody); !ok || r == nil {
+		t.Error("the largest body of all can never be sent")
+	}
+}
+
 func TestAccessTokensAreKeptAsHashesAndFoundInConstantTime(t *testing.T) {
 	path := t.TempDir() + "/access.json"
 	a := OpenAccess(path)

@@ -23,14 +23,22 @@ var bounds = map[Kind]bound{
 	Admin:     {200, 400},
 }
 
+// maxInFlight bounds the bytes of large bodies that are read at the same time, all callers together: each is held in
+// memory a few times over while it is decoded and judged.
+const maxInFlight = 256 << 20
+
+// largeBody is the size from which a body counts.
+const largeBody = 1 << 20
+
 // maxCallers bounds the memory of the limiter; the callers longest silent are forgotten.
 const maxCallers = 20_000
 
 type limits struct {
 	now func() time.Time
 
-	mu      sync.Mutex
-	callers map[string]*caller
+	mu       sync.Mutex
+	callers  map[string]*caller
+	inFlight int64
 }
 
 type caller struct {
@@ -70,6 +78,28 @@ func (l *limits) allow(p Principal, r *http.Request, _ Route) bool {
 	}
 	c.seen = now
 	return c.limit.AllowN(now, 1)
+}
+
+// admit reserves room for a request's body and returns how to give it back; false if there is none. A body of unknown
+// length counts as the largest the route takes.
+func (l *limits) admit(length, most int64) (release func(), ok bool) {
+	if length < 0 || length > most {
+		length = most
+	}
+	if length < largeBody {
+		return func() {}, true
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.inFlight > 0 && l.inFlight+length > maxInFlight {
+		return nil, false
+	}
+	l.inFlight += length
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.inFlight -= length
+	}, true
 }
 
 // forget drops callers whose budget is full again, and if all are busy a tenth of them.

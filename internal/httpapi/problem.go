@@ -43,6 +43,10 @@ var (
 		Code: "api.protocol.version", Title: "agent and server speak different protocol versions", Slot: rats.InstanceIdentity,
 		Hint: "update the older of the two",
 	}
+	CodeBusy = rats.CodeInfo{
+		Code: "api.rate.busy", Title: "the server has too many large requests to read at once", Slot: rats.InstanceIdentity,
+		Hint: "wait and try again; docs/reference/limits.md lists the bounds",
+	}
 	CodeUnavailable = rats.CodeInfo{
 		Code: "api.server.unavailable", Title: "the server can't reach its database", Slot: rats.InstanceIdentity,
 		Hint: "nothing was decided; try again later",
@@ -52,7 +56,7 @@ var (
 // Codes lists every code of this package.
 var Codes = []rats.CodeInfo{
 	CodeAccessMissing, CodeAccessToken, CodeAccessDenied, CodeNotFound, CodeConflict, CodeBodyTooLarge,
-	CodeBodyMalformed, CodeParameter, CodeRate, CodeProtocol, CodeUnavailable, CodeDocumentName,
+	CodeBodyMalformed, CodeParameter, CodeRate, CodeBusy, CodeProtocol, CodeUnavailable, CodeDocumentName,
 }
 
 // statuses maps areas and codes to HTTP statuses; the longest match wins. Bad evidence not listed is 422, a missing

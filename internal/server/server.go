@@ -21,7 +21,9 @@ import (
 
 	"github.com/assay-attest/assay/appraise"
 	"github.com/assay-attest/assay/evidence/all"
+	"github.com/assay-attest/assay/evidence/dcap"
 	"github.com/assay-attest/assay/internal/appraiser"
+	"github.com/assay-attest/assay/internal/endorse"
 	"github.com/assay-attest/assay/internal/httpapi"
 	"github.com/assay-attest/assay/internal/identity"
 	"github.com/assay-attest/assay/internal/keyring"
@@ -44,6 +46,8 @@ const (
 	dbFile     = "assay.db"
 	accessFile = "access.json"
 	configFile = "server.json"
+
+	collateralDir = "collateral"
 )
 
 // Settings are kept in server.json.
@@ -51,6 +55,9 @@ type Settings struct {
 	Listen string   `json:"listen"`
 	Names  []string `json:"names"` // host names and addresses in the server's certificate
 	URL    string   `json:"url"`   // under which others reach the server; issuer of its results
+	// Collateral names the services that collateral may be fetched from: vendor ("intel", "amd") → base address, or
+	// "official". None, the default: nothing is fetched, and what was imported into the directory collateral/ is used.
+	Collateral map[string]string `json:"collateral,omitempty"`
 }
 
 // RunOptions say how to run a server. Dir, Rand, Now and Log are required.
@@ -91,7 +98,12 @@ func Run(ctx context.Context, o RunOptions) error {
 	if err := db.Migrate(ctx); err != nil {
 		return fmt.Errorf("bringing the database up to date: %w", err)
 	}
-	handler, tlsConfig, err := assemble(o, settings, keys, db)
+	vendors, err := collateral(o, settings)
+	if err != nil {
+		return fmt.Errorf("opening the collateral: %w", err)
+	}
+	defer vendors.Close()
+	handler, tlsConfig, err := assemble(o, settings, keys, db, vendors)
 	if err != nil {
 		return err
 	}
@@ -129,7 +141,7 @@ func serve(ctx context.Context, o RunOptions, handler *httpapi.API, tlsConfig *t
 }
 
 // assemble builds the API over keys and database.
-func assemble(o RunOptions, settings Settings, keys *keyring.Keyring, db store.Store) (*httpapi.API, *tls.Config, error) {
+func assemble(o RunOptions, settings Settings, keys *keyring.Keyring, db store.Store, vendors *endorse.Cache) (*httpapi.API, *tls.Config, error) {
 	caDER, err := readCA(o.Dir)
 	if err != nil {
 		return nil, nil, err
@@ -146,7 +158,7 @@ func assemble(o RunOptions, settings Settings, keys *keyring.Keyring, db store.S
 	views := refs.NewCache(engine.Descriptors())
 	ap := appraiser.New(appraiser.Config{
 		Store: db, Engine: engine, Refs: views, Tokens: keys.Tokens(), Results: keys.Results(),
-		PlanSigner: keys.PlanSigner(), PlanSPKI: keys.PlanSignerSPKI(), Verifier: keys.VerifierID(),
+		PlanSigner: keys.PlanSigner(), PlanSPKI: keys.PlanSignerSPKI(), Verifier: keys.VerifierID(), Collateral: vendors,
 		Now: o.Now, Rand: o.Rand, Log: o.Log, TTL: o.ChallengeTTL,
 	})
 	joiner, err := identity.NewJoiner(identity.Config{
@@ -174,6 +186,28 @@ func assemble(o RunOptions, settings Settings, keys *keyring.Keyring, db store.S
 		Now: o.Now, Rand: o.Rand, Log: o.Log,
 	}, prometheus.NewRegistry())
 	return handler, tlsConfig, nil
+}
+
+// collateral opens the cache of what vendors say of their platforms.
+func collateral(o RunOptions, s Settings) (*endorse.Cache, error) {
+	cfg := endorse.Config{
+		Now: o.Now, Rand: o.Rand, Dir: filepath.Join(o.Dir, collateralDir), Services: map[string]string{},
+		Roots: endorse.Roots{endorse.Intel: {dcap.IntelRoot()}},
+	}
+	for vendor, service := range s.Collateral {
+		if service == "official" {
+			service = endorse.Official[vendor]
+		}
+		cfg.Services[vendor] = service
+	}
+	if len(cfg.Services) > 0 {
+		cfg.Hosts = endorse.HostsOf(cfg.Services)
+		cfg.Transport = &http.Transport{
+			Proxy: http.ProxyFromEnvironment, MaxResponseHeaderBytes: 256 << 10, ForceAttemptHTTP2: true,
+			TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12},
+		}
+	}
+	return endorse.Open(cfg)
 }
 
 // vouch asks the policy that would judge the node whether its TPM is one the owner trusts (S07).

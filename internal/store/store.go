@@ -94,8 +94,9 @@ type Node struct {
 	Since     time.Time   `json:"since,omitzero"`      // when the tier last changed
 	Marks     []string    `json:"marks,omitempty"`     // of the newest result
 	Withdrawn string      `json:"withdrawn,omitempty"` // why the last result no longer counts: a rats.Code
-	// Resume is what each format's Verifier wants back next time.
-	Resume map[rats.Format][]byte `json:"resume,omitempty"`
+	// Resume is what each format's Verifier wants back next time; what is large stands in a blob.
+	Resume     map[rats.Format][]byte      `json:"resume,omitempty"`
+	ResumeBlob map[rats.Format]rats.Digest `json:"resume_blob,omitempty"`
 }
 
 // The states of enrolment.

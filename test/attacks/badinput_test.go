@@ -213,7 +213,7 @@ func TestBadEvidenceIsRefusedEachWithItsCode(t *testing.T) {
 		{"a format twice", append(quote(softtpm.Alter{}), good...), appraise.CodeFormatDoubled.Code},
 		{"a format nobody asked for", append(quote(softtpm.Alter{}), rats.Evidence{Format: "sgx", MediaType: "x"}), appraise.CodeFormatExtra.Code},
 		{"a truncated quote", quote(softtpm.Alter{Bytes: func(b []byte) []byte { return b[:len(b)/2] }}), tpm.CodeAttestMalformed.Code},
-		{"a quote with an empty selection", quote(softtpm.Alter{Selection: []tpm2.TPMSPCRSelection{}}), tpm.CodeSelection.Code},
+		{"a quote with an empty selection", quote(softtpm.Alter{Selection: []tpm2.TPMSPCRSelection{}}), tpm.CodeEmptySelection.Code},
 		{"a quote of other PCRs", quote(softtpm.Alter{Selection: []tpm2.TPMSPCRSelection{{Hash: tpm2.TPMAlgSHA256, PCRSelect: []byte{1, 0, 0}}}}), tpm.CodeSelection.Code},
 		{"another TPM's signature", quote(softtpm.Alter{Key: other}), "tpm.quote.signature"},
 		{"a changed body", quote(softtpm.Alter{Evidence: func(e *rats.Evidence) { e.Body[len(e.Body)-1] ^= 1 }}), "tpm.quote.signature"},

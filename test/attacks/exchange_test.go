@@ -378,6 +378,9 @@ func TestManifestThatDiffersFromTheChallengeIsRefused(t *testing.T) {
 		{"formats in another order", func(m *rats.Manifest) { slices.Reverse(m.Formats) }, appraiser.CodeManifestFormats.Code},
 		{"no TLS key", func(m *rats.Manifest) { m.Keys = m.Keys[:3] }, appraiser.CodeManifestPeer.Code},
 		{"no signing key", func(m *rats.Manifest) { m.Keys = slices.Delete(m.Keys, 2, 3) }, appraiser.CodeManifestKey.Code},
+		{"a key of the TPM", func(m *rats.Manifest) {
+			m.Keys = append([]rats.BoundKey{{Use: rats.KeyAK, Public: []byte("x")}}, m.Keys...)
+		}, appraiser.CodeManifestExtra.Code},
 		{"another plan signer", func(m *rats.Manifest) { m.Keys[1].Public = m.Keys[2].Public }, appraiser.CodeManifestSigner.Code},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

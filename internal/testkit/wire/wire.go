@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"slices"
 	"time"
 
 	"github.com/assay-attest/assay/api"
@@ -36,6 +37,9 @@ type Options struct {
 
 // Machine is a node.
 type Machine struct {
+	// Attesters collect formats besides the TPM's quote, after it.
+	Attesters []rats.Attester
+
 	opt      Options
 	TPM      *softtpm.TPM
 	Client   *client.Client // mTLS
@@ -149,6 +153,15 @@ func (m *Machine) Answer(ctx context.Context, c api.Challenge, change func(*rats
 func (m *Machine) AnswerBound(ctx context.Context, c api.Challenge, b rats.Binding) (api.Submission, error) {
 	s := api.Submission{Token: c.Token, Manifest: b.Manifest}
 	for _, ask := range c.Asks {
+		if i := slices.IndexFunc(m.Attesters, func(a rats.Attester) bool { return a.Descriptor().ID == ask.Format }); i >= 0 {
+			ask.Binding = b
+			e, err := m.Attesters[i].Collect(ctx, ask)
+			if err != nil {
+				return s, err
+			}
+			s.Evidence = append(s.Evidence, e)
+			continue
+		}
 		if ask.Format != tpm.Format {
 			box, err := m.Enclave.Run(ctx, b.Manifest, ask.Params)
 			if err != nil {
