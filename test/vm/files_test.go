@@ -151,7 +151,7 @@ func TestSectionsAreAppendedToAnImage(t *testing.T) {
 	}
 }
 
-// Its right value is shown by the machine of TestAnotherCommandLine….
+// That the value is the right one is shown by a machine: TestAnotherCommandLineIsRefusedByValueAndByFact.
 func TestPCR9DependsOnCommandLineAndInitramfs(t *testing.T) {
 	seen := map[string]bool{PCR9("quiet", []byte("i")): true}
 	for _, other := range []string{PCR9("quiet ", []byte("i")), PCR9("quiet", []byte("j")), PCR9("", []byte("i"))} {

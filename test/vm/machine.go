@@ -251,13 +251,13 @@ func (m *Machine) Ready(ctx context.Context) (Times, error) {
 
 // ExitError is a guest's command that ended with something else than 0.
 type ExitError struct {
-	Script string
+	Script string // its beginning
 	Code   string
 	Output string
 }
 
 func (e *ExitError) Error() string {
-	return fmt.Sprintf("running %q in the guest: exit code %s: %s", clip(e.Script), e.Code, e.Output)
+	return fmt.Sprintf("running %q in the guest: exit code %s: %s", e.Script, e.Code, e.Output)
 }
 
 func clip(s string) string {
@@ -270,6 +270,18 @@ func clip(s string) string {
 // Run runs a script in the guest's shell and returns what it printed, on either output. Each script has a
 // shell of its own; what it starts in the background stays.
 func (m *Machine) Run(ctx context.Context, script string) (string, error) {
+	return m.run(ctx, clip(script), script)
+}
+
+// Put writes a file in the guest, readable for root. What it holds is in no error.
+func (m *Machine) Put(ctx context.Context, path string, data []byte) error {
+	text := base64.StdEncoding.EncodeToString(data)
+	_, err := m.run(ctx, "writing "+path, fmt.Sprintf("umask 077 && echo %s | base64 -d > '%s'", text, path))
+	return err
+}
+
+// run runs a script that errors call by a name.
+func (m *Machine) run(ctx context.Context, name, script string) (string, error) {
 	if _, err := io.WriteString(m.shell, base64.StdEncoding.EncodeToString([]byte(script))+"\n"); err != nil {
 		return "", m.failure("sending a script to the guest", err)
 	}
@@ -277,12 +289,12 @@ func (m *Machine) Run(ctx context.Context, script string) (string, error) {
 	for {
 		l, err := m.line(ctx)
 		if err != nil {
-			return out.String(), fmt.Errorf("%w%s", m.failure("running "+clip(script)+" in the guest", err), m.lastWords())
+			return out.String(), fmt.Errorf("%w%s", m.failure("running "+name+" in the guest", err), m.lastWords())
 		}
 		if code, ok := strings.CutPrefix(l, doneMark); ok {
 			text := strings.TrimRight(out.String(), "\n")
 			if code != "0" {
-				return text, &ExitError{script, code, text}
+				return text, &ExitError{name, code, text}
 			}
 			return text, nil
 		}

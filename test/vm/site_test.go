@@ -174,7 +174,10 @@ func (s *site) join(m *Machine) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.run(m, "echo '"+tok.Token+"' > /tmp/token && "+GuestAgent+" agent join --server "+GuestServer+" --join-token /tmp/token --data "+GuestState+"/agent")
+	if err := m.Put(s.t.Context(), "/tmp/token", []byte(tok.Token)); err != nil {
+		s.t.Fatal(err)
+	}
+	s.run(m, GuestAgent+" agent join --server "+GuestServer+" --join-token /tmp/token --data "+GuestState+"/agent")
 	n, err := s.admin.GetNode(s.t.Context(), s.node)
 	if err != nil {
 		s.t.Fatal(err)
