@@ -94,6 +94,7 @@ type eventStream struct {
 	w    http.ResponseWriter
 	ctl  *http.ResponseController
 	stop func()
+	done chan struct{} // closed when the keeper of the stream has ended
 
 	mu sync.Mutex
 }
@@ -127,12 +128,16 @@ func (s *eventStream) comment() error {
 	return s.ctl.Flush()
 }
 
-func (s *eventStream) close() { s.stop() }
+// close ends the stream. Nothing writes to the connection after it returned.
+func (s *eventStream) close() {
+	s.stop()
+	<-s.done
+}
 
 // openEvents starts a stream of server-sent events and keeps it alive until it is closed.
 func (a *API) openEvents(r *request) (*eventStream, error) {
 	ctx, cancel := context.WithCancel(r.Context())
-	s := &eventStream{ctx: ctx, w: r.w, ctl: http.NewResponseController(r.w), stop: cancel}
+	s := &eventStream{ctx: ctx, w: r.w, ctl: http.NewResponseController(r.w), stop: cancel, done: make(chan struct{})}
 	_ = s.ctl.SetReadDeadline(time.Time{})
 	h := r.w.Header()
 	h.Set("Content-Type", api.TypeEventStream)
@@ -145,6 +150,7 @@ func (a *API) openEvents(r *request) (*eventStream, error) {
 		return nil, err
 	}
 	go func() {
+		defer close(s.done)
 		t := time.NewTicker(keepAlive)
 		defer t.Stop()
 		for {
