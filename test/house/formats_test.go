@@ -54,6 +54,11 @@ func TestFormatsAreImportedByTheTwoListsOnly(t *testing.T) {
 	}
 }
 
+// homonyms are words of the generic code that happen to be a format's id too.
+var homonyms = map[string]string{
+	"internal/node/node.go": "enclave", // a kind of node
+}
+
 func TestGenericCodeNamesNoFormat(t *testing.T) {
 	ids := formats(t)
 	generic := []string{
@@ -73,7 +78,7 @@ func TestGenericCodeNamesNoFormat(t *testing.T) {
 			if !ok || lit.Kind != token.STRING || imports[lit] {
 				return true
 			}
-			if v, err := strconv.Unquote(lit.Value); err == nil && slices.Contains(ids, v) {
+			if v, err := strconv.Unquote(lit.Value); err == nil && slices.Contains(ids, v) && homonyms[s.File] != v {
 				t.Errorf("%s:%d: names the format %q; texts, sections and claims come from descriptors", s.File, s.line(lit.Pos()), v)
 			}
 			return true
