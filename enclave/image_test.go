@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"testing"
 
 	"github.com/assay-attest/assay/enclave"
@@ -256,7 +255,10 @@ func TestTwoCleanBuildsGiveOneMeasurement(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds a WebAssembly module twice")
 	}
-	goTool := filepath.Join(runtime.GOROOT(), "bin", "go")
+	goTool, err := exec.LookPath("go")
+	if err != nil {
+		t.Skip("the go command is not installed")
+	}
 	var measured [2]string
 	for n := range measured {
 		dir := t.TempDir()

@@ -20,7 +20,8 @@ var (
 		Title: "the log of the key register is not well-formed", Hint: "send the log as the root keeper wrote it"}
 )
 
-var monitorCodes = []rats.CodeInfo{CodePlatform, CodeEvents}
+// MonitorCodes are the reasons that reading what a monitor wrote gives; Codes are those of hardware's structures.
+var MonitorCodes = []rats.CodeInfo{CodePlatform, CodeEvents}
 
 // Mode says where an enclave's code runs.
 type Mode uint8

@@ -43,7 +43,7 @@ const (
 // The format whose evidence the TPM quote can be compared with, and its enrolment records.
 const (
 	tpmFormat          rats.Format = "tpm"
-	enrolmentMediaType             = "application/vnd.assay.tpm-enrolment+json"
+	enrolmentMediaType string      = "application/vnd.assay.tpm-enrolment+json"
 )
 
 // Params is what is asked of the Attester: which registers of the SHA-256 bank, abi.KeyPCR among them.

@@ -194,7 +194,9 @@ func TestSectionsWithMistakesAreRefused(t *testing.T) {
 		{"nobody is trusted", func(r *enclave.Rules) { r.MRENCLAVE = nil }, enclave.CodeRuleIdentity},
 		{"bad measurement", func(r *enclave.Rules) { r.MRENCLAVE = enclave.Strings{"sha256:00"} }, enclave.CodeRuleDigest},
 		{"SHA-1", func(r *enclave.Rules) { r.MRENCLAVE = enclave.Strings{"sha1:" + strings.Repeat("0", 40)} }, enclave.CodeRuleDigest},
-		{"bad signer", func(r *enclave.Rules) { r.Signers = []enclave.Signer{{MRSIGNER: "x", ProductID: u16(1), MinSVN: u16(1)}} }, enclave.CodeRuleDigest},
+		{"bad signer", func(r *enclave.Rules) {
+			r.Signers = []enclave.Signer{{MRSIGNER: "x", ProductID: u16(1), MinSVN: u16(1)}}
+		}, enclave.CodeRuleDigest},
 		{"signer alone", func(r *enclave.Rules) { r.Signers = []enclave.Signer{{MRSIGNER: digestOf([32]byte{1})}} }, enclave.CodeRuleSigner},
 		{"debug without measurement", func(r *enclave.Rules) { r.Debug = enclave.Strings{digestOf([32]byte{1})} }, enclave.CodeRuleDebug},
 		{"no modes", func(r *enclave.Rules) { r.Modes = nil }, enclave.CodeRuleWord},

@@ -282,7 +282,9 @@ func TestInputsThatAreNotAtHandAreMissing(t *testing.T) {
 		{"parameters", func(in *rats.Inputs) { in.Params = nil }, enclave.CodeUnasked, rats.None},
 		{"enrolment", func(in *rats.Inputs) { in.Endorsements = nil }, enclave.CodeNotEnrolled, rats.None},
 		{"manifest of another hash", func(in *rats.Inputs) { in.Binding.Manifest = []byte("x") }, enclave.CodeBinding, rats.Contraindicated},
-		{"no manifest", func(in *rats.Inputs) { in.Binding.Manifest, in.Binding.UserData = []byte("x"), rats.SHA256([]byte("x")).Sum }, enclave.CodeBinding, rats.Contraindicated},
+		{"no manifest", func(in *rats.Inputs) {
+			in.Binding.Manifest, in.Binding.UserData = []byte("x"), rats.SHA256([]byte("x")).Sum
+		}, enclave.CodeBinding, rats.Contraindicated},
 		{"tpm evidence of another boot", func(in *rats.Inputs) { in.Facts.Boots[0].ID = rats.SHA256() }, enclave.CodeOtherTPM, rats.Contraindicated},
 	} {
 		x := fresh(t, softenclave.Options{})
