@@ -29,7 +29,7 @@ quickstart: tools build ## see the whole idea on this machine: trusted, changed,
 	bin/assay quickstart $(ARGS)
 
 .PHONY: test
-test: tools ## every test, with the race detector
+test: tools vm-tools ## every test, with the race detector
 	$(GO) test -race -timeout 20m ./...
 
 .PHONY: check
@@ -76,6 +76,24 @@ tools: ## install what tests and quickstart need: swtpm, a C compiler for the ra
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "installing$$missing"; apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing >/dev/null; \
 	else echo "missing:$$missing; install with: sudo apt-get install$$missing" >&2; exit 1; fi
+
+VM_PACKAGES = qemu-system-x86:qemu-system-x86_64 ovmf:/usr/share/OVMF/OVMF_CODE_4M.fd busybox-static:busybox \
+	systemd-boot-efi:/usr/lib/systemd/boot/efi/linuxx64.efi.stub sbsigntool:sbsign openssl:openssl
+VM_KERNEL = $${XDG_CACHE_HOME:-$$HOME/.cache}/assay/vm
+
+.PHONY: vm-tools
+vm-tools: ## install what test/vm boots virtual machines with; without root, only say what is missing
+	@missing=""; for p in $(VM_PACKAGES); do \
+		what=$${p#*:}; [ -e "$$what" ] || command -v "$$what" >/dev/null || missing="$$missing $${p%%:*}"; done; \
+	kernel="$(VM_KERNEL)"; ls "$$kernel"/boot/vmlinuz-* >/dev/null 2>&1 && kernel=""; \
+	if [ -z "$$missing$$kernel" ]; then exit 0; fi; \
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+		echo "virtual machine tests are skipped without:$$missing$${kernel:+ linux-image-cloud-amd64, unpacked in $$kernel}" >&2; exit 0; fi; \
+	echo "installing$$missing$${kernel:+ and unpacking a kernel in $$kernel}"; apt-get -qq update; \
+	if [ -n "$$missing" ]; then DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing >/dev/null; fi; \
+	if [ -n "$$kernel" ]; then mkdir -p "$$kernel" && cd "$$kernel" && rm -f ./*.deb && \
+		apt-get -qq download "$$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends: linux-image-/ {print $$2; exit}')" 2>/dev/null && \
+		dpkg-deb -x ./*.deb . && rm -f ./*.deb; fi
 
 .PHONY: clean
 clean: ## remove what make made

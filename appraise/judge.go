@@ -162,8 +162,8 @@ func judge(ctx context.Context, formats []Offline, q Question, depth int) (*Judg
 	for _, r := range reasons {
 		j.Reasons = append(j.Reasons, finding(d.ID, r))
 	}
-	if c, ok := v.Claims.(Remarking); ok {
-		for _, r := range c.Remarks() {
+	if m, ok := o.(Remarking); ok {
+		for _, r := range m.Remarks(v.Claims) {
 			j.Reasons = append(j.Reasons, finding(d.ID, r))
 		}
 	}

@@ -41,9 +41,11 @@ type Leveled interface {
 // Debuggable are claims about something that can be open to a debugger.
 type Debuggable interface{ DebugEnabled() bool }
 
-// Remarking are claims with something in them that must be told even if nothing speaks against them: entries of a list
+// Remarking is an Offline that finds in claims what must be told whether or not it speaks against them: entries of a list
 // that no register covers.
-type Remarking interface{ Remarks() []rats.Reason }
+type Remarking interface {
+	Remarks(rats.Claims) []rats.Reason
+}
 
 // File is a file that was given, by name. The name decides nothing.
 type File struct {
@@ -110,6 +112,7 @@ type Plain struct {
 	Decode  func([]byte) (any, error)
 	Default func() rats.Rules
 	Holds   func([]byte) [][]byte
+	Remark  func(rats.Claims) []rats.Reason
 	Also    []string                                        // further names
 	Adapt   func(Given, *rats.Evidence, *rats.Inputs) error // changes what Given.Evidence made
 }
@@ -120,6 +123,7 @@ var (
 	_ Defaulter = Plain{}
 	_ Container = Plain{}
 	_ Named     = Plain{}
+	_ Remarking = Plain{}
 )
 
 // Detect implements Offline.
@@ -162,3 +166,11 @@ func (p Plain) Inside(b []byte) [][]byte {
 
 // Names implements Named.
 func (p Plain) Names() []string { return p.Also }
+
+// Remarks implements Remarking.
+func (p Plain) Remarks(c rats.Claims) []rats.Reason {
+	if p.Remark == nil {
+		return nil
+	}
+	return p.Remark(c)
+}

@@ -51,6 +51,7 @@ var (
 // Codes are all reasons that this package gives.
 var Codes = []rats.CodeInfo{
 	CodeLength, CodeSigstructHeader, CodeSigstructKey, CodeSigstructSignature, CodeSigstructQuotients, CodeHyperEnclave,
+	CodePlatform, CodeEvents,
 }
 
 // decode fills a structure of fixed layout from exactly its bytes.

@@ -20,9 +20,6 @@ var (
 		Title: "the log of the key register is not well-formed", Hint: "send the log as the root keeper wrote it"}
 )
 
-// MonitorCodes are the reasons that reading what a monitor wrote gives; Codes are those of hardware's structures.
-var MonitorCodes = []rats.CodeInfo{CodePlatform, CodeEvents}
-
 // Mode says where an enclave's code runs.
 type Mode uint8
 

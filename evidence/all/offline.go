@@ -3,6 +3,8 @@ package all
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
+	"strings"
 
 	"github.com/assay-attest/assay/appraise"
 	"github.com/assay-attest/assay/enclave/abi"
@@ -54,7 +56,7 @@ func Offline() []appraise.Offline {
 			Decode: func(b []byte) (any, error) { return eventlog.Inspect(b, logType(b)) },
 		},
 		appraise.Plain{
-			Verifier: ima.New(), Is: ima.Detect, Adapt: listRegisters,
+			Verifier: ima.New(), Is: ima.Detect, Adapt: listRegisters, Remark: listRemarks,
 			Decode: func(b []byte) (any, error) { return ima.Inspect(b, ima.IsASCII(b)) },
 		},
 		appraise.Plain{
@@ -178,6 +180,36 @@ func listRegisters(g appraise.Given, e *rats.Evidence, in *rats.Inputs) error {
 	return err
 }
 
+// What must be told about a list, whatever rules say.
+var (
+	CodeListUnquoted = rats.CodeInfo{
+		Code: "ima.list.unquoted", Title: "entries follow that the register's value doesn't cover", Slot: rats.Executables,
+		Hint: "they were read after the quote and count for nothing; quote again to have them verified",
+	}
+	CodeListViolation = rats.CodeInfo{
+		Code: "ima.list.violation", Title: "files were measured while they were open for writing", Slot: rats.Executables,
+		Hint: "their content is not known; look who writes to files that are run",
+	}
+)
+
+// Codes are the reasons that this package gives.
+var Codes = []rats.CodeInfo{CodeListUnquoted, CodeListViolation}
+
+func listRemarks(claims rats.Claims) (out []rats.Reason) {
+	c, ok := claims.(*ima.Claims)
+	if !ok {
+		return nil
+	}
+	if c.Unquoted > 0 {
+		out = append(out, CodeListUnquoted.At(rats.Warning, fmt.Sprintf("unquoted: entries from %d", c.Count),
+			"none", fmt.Sprintf("%d: %s", c.Unquoted, strings.Join(c.Tail, ", "))))
+	}
+	for _, v := range c.Violations {
+		out = append(out, CodeListViolation.At(rats.Warning, fmt.Sprintf("entry %d", v.Entry), "no violation", v.Path))
+	}
+	return out
+}
+
 func valuesOf(rs []rats.Registers) (map[string]map[string]string, error) {
 	b, err := tpm.EncodeBanks(banksOf(rs))
 	if err != nil {
@@ -198,6 +230,16 @@ func iasParts(g appraise.Given, e *rats.Evidence, _ *rats.Inputs) error {
 	return nil
 }
 
+// unwrapped returns the first of what b may hold that is of a kind, b itself if nothing is.
+func unwrapped(b []byte, is func([]byte) bool) []byte {
+	for _, c := range appraise.Unwrap(b) {
+		if is(c) {
+			return c
+		}
+	}
+	return b
+}
+
 func banksOf(rs []rats.Registers) map[string]map[int][]byte {
 	out := make(map[string]map[int][]byte)
 	for _, r := range rs {
@@ -214,10 +256,11 @@ func banksOf(rs []rats.Registers) map[string]map[int][]byte {
 // recordedParts puts the files beside a quote into its parts.
 func recordedParts(g appraise.Given, e *rats.Evidence, in *rats.Inputs) error {
 	in.Facts.Registers = nil
-	for _, name := range []string{tpm.PartSignature, tpm.PartAK} {
-		if b, ok := g.Beside[name]; ok {
-			e.Parts = append(e.Parts, rats.Part{Name: name, Data: b})
-		}
+	if b, ok := g.Beside[appraise.BesideSignature]; ok {
+		e.Parts = append(e.Parts, rats.Part{Name: tpm.PartSignature, Data: unwrapped(b, tpm.DetectSignature)})
+	}
+	if b, ok := g.Beside[appraise.BesideKey]; ok {
+		e.Parts = append(e.Parts, rats.Part{Name: tpm.PartAK, Data: unwrapped(b, tpm.DetectKey)})
 	}
 	if len(g.Registers) == 0 {
 		return nil

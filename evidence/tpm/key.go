@@ -62,6 +62,18 @@ func parseKey(b []byte) (*public, error) {
 	return nil, errors.New("it is neither the public key of a TPM, nor a key or certificate in PEM or DER, nor runtime data with an AK")
 }
 
+// DetectKey says whether b is a key in one of the forms that the part ak of a recorded quote takes.
+func DetectKey(b []byte) bool {
+	_, err := parseKey(b)
+	return err == nil
+}
+
+// DetectSignature says whether b is a TPMT_SIGNATURE.
+func DetectSignature(b []byte) bool {
+	_, err := parseSignatureOf(b, recordedHashes)
+	return err == nil
+}
+
 // parseTPMKey reads a TPM2B_PUBLIC, or the TPMT_PUBLIC in it.
 func parseTPMKey(b []byte) (*public, error) {
 	p, err := parsePublic(b)

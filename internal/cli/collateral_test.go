@@ -92,6 +92,13 @@ func TestCollateralGoesFromTheServicesToAMachineWithoutNetwork(t *testing.T) {
 	if info, err := os.Stat(key); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the key's mode: %v, %v", info, err)
 	}
+	// The bundle, and the cache's own directory, are collateral as they are.
+	for _, collateral := range []string{bundle, filepath.Join(d.dir, ".cache", "assay", "collateral")} {
+		_, out, errs := d.run("evidence", "verify", quote, "--collateral", collateral, "--ca", roots, "-o", "json")
+		if !strings.Contains(out, `"genuine": true`) || !strings.Contains(out, `"status": "UpToDate"`) {
+			t.Errorf("with %s: %s%s", filepath.Base(collateral), out, errs)
+		}
+	}
 	other := []string{"--dir", d.file("offline"), "--roots", roots}
 	expect(1, string(endorse.CodeBundleSigner.Code), append([]string{"import", bundle}, other...)...)
 	expect(1, "public key", append([]string{"import", bundle, "--signer", key}, other...)...)

@@ -20,6 +20,7 @@ import (
 
 	"github.com/assay-attest/assay/appraise"
 	"github.com/assay-attest/assay/evidence/all"
+	"github.com/assay-attest/assay/internal/endorse"
 	"github.com/assay-attest/assay/policy"
 	"github.com/assay-attest/assay/rats"
 	"github.com/assay-attest/assay/refvalue"
@@ -108,7 +109,26 @@ func (a *app) evidenceKit(cmd *cobra.Command, file []byte, name string, f eviden
 			return nil, err
 		}
 	}
+	if k.Collateral, err = unpack(k.Collateral, a.env.Now()); err != nil {
+		return nil, err
+	}
 	return k, k.check(cmd)
+}
+
+// unpack takes apart what collateral comes packed in: bundles and the files of a cache's directory. Nothing here has to be
+// trusted: verifiers check every document's own signature.
+func unpack(files []appraise.File, now time.Time) ([]appraise.File, error) {
+	var out []appraise.File
+	for _, f := range files {
+		inside, err := endorse.Contents(f.Body, now)
+		if err != nil {
+			return nil, CodeFile.Bad(f.Name, "a whole bundle of collateral", err.Error())
+		}
+		for _, e := range inside {
+			out = append(out, appraise.File{Name: f.Name, Body: e.Body})
+		}
+	}
+	return out, nil
 }
 
 func known(format string) bool {

@@ -85,8 +85,22 @@ func (d *Device) Close() error {
 }
 
 // do runs f when it is its turn. If the TPM was reset or the connection lost meanwhile, what we knew of its slots is
-// void: f runs once more with nothing loaded. Everything this package sends may be repeated.
+// void: f runs once more with nothing loaded. What must not be sent twice goes by once.
 func (d *Device) do(ctx context.Context, what string, f func(transport.TPM) error) error {
+	return d.run(ctx, what, true, f)
+}
+
+// once is do for commands that must not be repeated: extending a PCR, incrementing a counter. If the connection breaks
+// meanwhile it is unknown whether the TPM did it.
+func (d *Device) once(ctx context.Context, what string, f func(transport.TPM) error) error {
+	// A connection lost in the past is found and renewed by a command that does no harm.
+	if _, err := d.Clock(ctx); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return d.run(ctx, what, false, f)
+}
+
+func (d *Device) run(ctx context.Context, what string, repeat bool, f func(transport.TPM) error) error {
 	ctx, cancel := context.WithTimeout(ctx, commandLimit)
 	defer cancel()
 	select {
@@ -100,7 +114,7 @@ func (d *Device) do(ctx context.Context, what string, f func(transport.TPM) erro
 	}
 	d.link.ctx = ctx
 	err := f(d.link)
-	if err != nil && ctx.Err() == nil && isStale(err) {
+	if err != nil && repeat && ctx.Err() == nil && isStale(err) {
 		d.forget()
 		err = f(d.link)
 	}
