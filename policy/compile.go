@@ -380,6 +380,7 @@ func (c *compiler) warn(code rats.CodeInfo, path, expected, seen string) {
 var dangers = map[string]string{
 	rats.MarkSimulated:   "the enclave isn't isolated: whoever is root on the machine can make it say anything",
 	rats.MarkSoftwareTPM: "the TPM is software: whoever runs it can make it say anything, and can copy it",
+	rats.MarkTestKey:     "the enclave is signed with a key that everybody has",
 	rats.MarkDebug:       "a debugger can read and change the enclave or guest",
 }
 

@@ -131,4 +131,5 @@ const (
 	MarkSimulated   = "simulated"    // an enclave without isolation
 	MarkSoftwareTPM = "software-tpm" // a TPM without hardware
 	MarkDebug       = "debug"        // an enclave, TD or guest open to a debugger
+	MarkTestKey     = "test-key"     // an enclave signed with the published test key
 )

@@ -27,7 +27,7 @@ const Format rats.Format = "enclave"
 const MediaType = "application/vnd.assay.enclave-quote"
 
 // MarkTestKey is the mark of an enclave signed with the published test key: anyone can sign so.
-const MarkTestKey = "test-key"
+const MarkTestKey = rats.MarkTestKey
 
 // Names of the parts of a piece of evidence. The body is an abi.MonitorQuote. With a software root, sigstruct is the only
 // part: no TPM takes part.
