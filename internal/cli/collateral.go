@@ -16,7 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/assay-attest/assay/appraise"
-	"github.com/assay-attest/assay/evidence/dcap"
+	"github.com/assay-attest/assay/evidence/all"
 	"github.com/assay-attest/assay/internal/endorse"
 	"github.com/assay-attest/assay/rats"
 )
@@ -53,7 +53,7 @@ this machine; no server of Assay is needed. Nothing is fetched but from the serv
 func (a *app) cache(o *collateral) (*endorse.Cache, error) {
 	cfg := endorse.Config{
 		Now: a.env.Now, Rand: a.env.Rand, MaxAge: o.maxAge, KeepFor: o.maxKeeping, Services: make(map[string]string),
-		Roots: endorse.Roots{endorse.Intel: {dcap.IntelRoot()}},
+		Roots: all.Roots(),
 	}
 	cfg.Dir = cmp.Or(o.dir, a.env.Getenv("ASSAY_COLLATERAL_DIR"))
 	if base := a.env.Getenv("XDG_CACHE_HOME"); cfg.Dir == "" && base != "" {

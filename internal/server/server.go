@@ -21,7 +21,6 @@ import (
 
 	"github.com/assay-attest/assay/appraise"
 	"github.com/assay-attest/assay/evidence/all"
-	"github.com/assay-attest/assay/evidence/dcap"
 	"github.com/assay-attest/assay/internal/appraiser"
 	"github.com/assay-attest/assay/internal/endorse"
 	"github.com/assay-attest/assay/internal/httpapi"
@@ -192,7 +191,7 @@ func assemble(o RunOptions, settings Settings, keys *keyring.Keyring, db store.S
 func collateral(o RunOptions, s Settings) (*endorse.Cache, error) {
 	cfg := endorse.Config{
 		Now: o.Now, Rand: o.Rand, Dir: filepath.Join(o.Dir, collateralDir), Services: map[string]string{},
-		Roots: endorse.Roots{endorse.Intel: {dcap.IntelRoot()}},
+		Roots: all.Roots(),
 	}
 	for vendor, service := range s.Collateral {
 		if service == "official" {
