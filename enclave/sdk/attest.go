@@ -2,6 +2,7 @@ package sdk
 
 import (
 	"slices"
+	"sync"
 
 	"github.com/assay-attest/assay/enclave/abi"
 )
@@ -24,13 +25,15 @@ func VerifyReport(r abi.Report) error {
 	return refused(leafVerify(pointer(r.Bytes())))
 }
 
-// Self returns what the monitor knows of this enclave.
-func Self() (abi.ReportBody, error) {
+// Self returns what the monitor knows of this enclave. It never changes while the enclave runs.
+func Self() (abi.ReportBody, error) { return self() }
+
+var self = sync.OnceValues(func() (abi.ReportBody, error) {
 	nobody := abi.TargetInfo{}
 	nobody.Reserved2[0] = byte(abi.ModeInline)
 	r, err := Report(nobody, [64]byte{})
 	return r.Body, err
-}
+})
 
 // Target returns the target info by which others on this platform make reports for this enclave.
 func Target() (abi.TargetInfo, error) {

@@ -27,7 +27,8 @@ type guest struct {
 	debug    io.Writer // nil without DEBUG
 
 	hashes  [maxHashes]hash.Hash
-	refusal error // why the last leaf function refused
+	refusal error                   // why the last leaf function refused
+	entries map[string]api.Function // looked up before: a function has a stack of its own
 	stack   [1]uint64
 }
 
@@ -36,9 +37,16 @@ type guestKey struct{}
 
 // enter calls an entry point whose parameters are the first n bytes of the buffer.
 func (t *guest) enter(ctx context.Context, entry string, n int) (int, error) {
-	f := t.mod.ExportedFunction(entry)
-	if f == nil || strings.HasPrefix(entry, "_") || !isEntry(f.Definition()) {
-		return 0, CodeEntry.Bad(entry, "an exported function of a length that returns a length", "none of this name")
+	f := t.entries[entry]
+	if f == nil {
+		f = t.mod.ExportedFunction(entry)
+		if f == nil || strings.HasPrefix(entry, "_") || !isEntry(f.Definition()) {
+			return 0, CodeEntry.Bad(entry, "an exported function of a length that returns a length", "none of this name")
+		}
+		if t.entries == nil {
+			t.entries = make(map[string]api.Function)
+		}
+		t.entries[entry] = f
 	}
 	t.stack[0] = api.EncodeI32(int32(n))
 	if err := f.CallWithStack(context.WithValue(ctx, guestKey{}, t), t.stack[:]); err != nil {

@@ -328,6 +328,21 @@ func self(n int32) int32 {
 	})
 }
 
+//go:wasmexport report
+func report(n int32) int32 {
+	return sdk.Serve(n, func(sdk.None) (sdk.None, error) {
+		t, err := sdk.Target()
+		if err != nil {
+			return sdk.None{}, err
+		}
+		r, err := sdk.Report(t, [64]byte{1})
+		if err != nil {
+			return sdk.None{}, err
+		}
+		return sdk.None{}, sdk.VerifyReport(r)
+	})
+}
+
 //go:wasmexport instance
 func instance(n int32) int32 {
 	return sdk.Serve(n, func(sdk.None) ([16]byte, error) { return sdk.Instance(), nil })
