@@ -32,10 +32,10 @@ func (s *Secret) Wipe() {
 }
 
 // Format implements fmt.Formatter for every verb.
-func (s *Secret) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte("sdk.Secret")) }
+func (s Secret) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte("sdk.Secret")) }
 
 // MarshalText refuses: a secret leaves an enclave sealed, or by its author's own hand.
-func (s *Secret) MarshalText() ([]byte, error) { return nil, errors.New("a secret has no text") }
+func (s Secret) MarshalText() ([]byte, error) { return nil, errors.New("a secret has no text") }
 
 // MarshalBinary refuses.
-func (s *Secret) MarshalBinary() ([]byte, error) { return nil, errors.New("a secret has no encoding") }
+func (s Secret) MarshalBinary() ([]byte, error) { return nil, errors.New("a secret has no encoding") }

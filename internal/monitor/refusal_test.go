@@ -109,11 +109,11 @@ func section(id byte, content ...byte) []byte {
 	return append([]byte{id, byte(len(content))}, content...)
 }
 
-// module puts a module together whose function types are () → (), (i32) → () and (i32) → i32.
+// module puts a module together whose function types are () → (), (i32) → (), (i32) → i32 and (i32, i32) → ().
 func module(t testing.TB, sections ...[]byte) []byte {
 	t.Helper()
 	b := []byte("\x00asm\x01\x00\x00\x00")
-	b = append(b, section(1, 3, 0x60, 0, 0, 0x60, 1, 0x7f, 0, 0x60, 1, 0x7f, 1, 0x7f)...)
+	b = append(b, section(1, 4, 0x60, 0, 0, 0x60, 1, 0x7f, 0, 0x60, 1, 0x7f, 1, 0x7f, 0x60, 2, 0x7f, 0x7f, 0)...)
 	for _, s := range sections {
 		b = append(b, s...)
 	}
@@ -129,11 +129,11 @@ var (
 	exportMemory = section(7, append([]byte{1, 6}, "memory\x02\x00"...)...)
 )
 
-// handmade is a module that imports one function, of type () → () or (i32) → (), and, if it is given, has code.
+// handmade is a module that imports one function, of type () → (), (i32) → () or (i32, i32) → (), and, if it is given, has code.
 func handmade(t testing.TB, from, name, params string, code ...byte) []byte {
 	imports := append([]byte{1, byte(len(from))}, from...)
 	imports = append(append(imports, byte(len(name))), name...)
-	imports = append(imports, 0, byte(len(params)))
+	imports = append(imports, 0, byte([]int{0, 1, 3}[len(params)]))
 	sections := [][]byte{section(2, imports...)}
 	if code == nil {
 		return module(t, append(sections, oneMemory, exportMemory)...)
