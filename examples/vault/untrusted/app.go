@@ -1,0 +1,81 @@
+// Package untrusted is the application of the counter vault: it starts the enclave, keeps its sealed state and asks it for
+// the secret. It guarantees nothing: that is what the enclave is for.
+package untrusted
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"sync"
+
+	"github.com/assay-attest/assay/examples/vault"
+	"github.com/assay-attest/assay/internal/monitor"
+)
+
+// Vault is a running vault and the file its state is kept in.
+type Vault struct {
+	*monitor.Instance
+	file string
+	mu   sync.Mutex
+}
+
+// Start starts a vault of an image and its SIGSTRUCT. Its state is kept in file.
+func Start(ctx context.Context, m *monitor.Monitor, image, sigstruct []byte, file string) (*Vault, error) {
+	v := &Vault{file: file}
+	var err error
+	v.Instance, err = m.Load(ctx, image, sigstruct, monitor.Options{
+		Host: map[string]monitor.HostCall{vault.Store: monitor.Host(v.store)},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// store is the OCALL: the enclave hands its sealed state out, and the application keeps it.
+func (v *Vault) store(_ context.Context, s vault.Sealed) (struct{}, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if err := os.WriteFile(v.file+".new", s.State, 0o600); err != nil {
+		return struct{}{}, fmt.Errorf("keeping the vault's state: %w", err)
+	}
+	if err := os.Rename(v.file+".new", v.file); err != nil {
+		return struct{}{}, fmt.Errorf("keeping the vault's state: %w", err)
+	}
+	return struct{}{}, nil
+}
+
+// Fill fills the vault.
+func (v *Vault) Fill(ctx context.Context, c vault.Contents) error {
+	_, err := monitor.Call[vault.Contents, struct{}](ctx, v.Instance, vault.Fill, c)
+	return err
+}
+
+// Open gives the vault the state that was kept, after a restart, and returns how often it may show its secret.
+func (v *Vault) Open(ctx context.Context) (uint32, error) {
+	b, err := os.ReadFile(v.file)
+	if err != nil {
+		return 0, fmt.Errorf("reading the vault's state: %w", err)
+	}
+	left, err := monitor.Call[vault.Sealed, vault.Left](ctx, v.Instance, vault.Open, vault.Sealed{State: b})
+	return left.Times, err
+}
+
+// Show returns the secret, and how often it may be shown again.
+func (v *Vault) Show(ctx context.Context) (vault.Shown, error) {
+	return monitor.Call[struct{}, vault.Shown](ctx, v.Instance, vault.Show, struct{}{})
+}
+
+// Introduce lets v check that other is a vault on the same platform, and returns who it is: v says where reports for it
+// go, other makes one about v's challenge, v checks it.
+func (v *Vault) Introduce(ctx context.Context, other *Vault, challenge [32]byte) (vault.Peer, error) {
+	target, err := monitor.Call[struct{}, vault.Paper](ctx, v.Instance, vault.Target, struct{}{})
+	if err != nil {
+		return vault.Peer{}, err
+	}
+	report, err := monitor.Call[vault.ForTarget, vault.Paper](ctx, other.Instance, vault.Vouch, vault.ForTarget{Target: target.Bytes, Challenge: challenge})
+	if err != nil {
+		return vault.Peer{}, err
+	}
+	return monitor.Call[vault.Introduced, vault.Peer](ctx, v.Instance, vault.Meet, vault.Introduced{Report: report.Bytes, Challenge: challenge})
+}

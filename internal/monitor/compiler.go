@@ -1,0 +1,142 @@
+package monitor
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/api"
+	"github.com/tetratelabs/wazero/experimental"
+
+	"github.com/assay-attest/assay/enclave/sdk/boundary"
+)
+
+// maxCompiled is how many modules stay compiled in memory.
+const maxCompiled = 16
+
+// CompilerOptions are how a compiler is made. The zero value keeps compiled modules in memory only.
+type CompilerOptions struct {
+	Dir string       // where compiled modules are kept, as authenticated entries; "": nowhere. Not for a simulated root (S16)
+	Key [32]byte     // of the entries, see CacheKey; needed with Dir
+	Log *slog.Logger // of entries that are not authentic; nil: nothing
+}
+
+// Compiler turns modules into machine code and keeps it. It may be shared by monitors: code is shared, memory never. It is
+// safe for concurrent use.
+type Compiler struct {
+	rt    wazero.Runtime
+	cache wazero.CompilationCache
+	kept  *kept // nil: in memory only
+
+	mu       sync.Mutex // one compilation at a time
+	compiled map[[32]byte]wazero.CompiledModule
+	recent   [][32]byte // the most recently used last
+}
+
+// NewCompiler makes the engine and the two modules that guests import. Calls end with their context: guests check it in
+// loops and at the entry of functions.
+func NewCompiler(ctx context.Context, o CompilerOptions) (*Compiler, error) {
+	g := &Compiler{compiled: make(map[[32]byte]wazero.CompiledModule)}
+	var err error
+	if o.Dir == "" {
+		g.cache = wazero.NewCompilationCache()
+	} else if g.kept, g.cache, err = newKept(o); err != nil {
+		return nil, err
+	}
+	config := wazero.NewRuntimeConfigCompiler().WithCloseOnContextDone(true).WithDebugInfoEnabled(false).WithCompilationCache(g.cache)
+	g.rt = wazero.NewRuntimeWithConfig(ctx, config)
+	for module, functions := range hostModules {
+		b := g.rt.NewHostModuleBuilder(module)
+		for name, f := range functions {
+			b.NewFunctionBuilder().WithGoModuleFunction(api.GoModuleFunc(f.run), f.params, f.results).Export(name)
+		}
+		if _, err := b.Instantiate(ctx); err != nil {
+			return nil, fmt.Errorf("making the leaf functions: %w", err)
+		}
+	}
+	return g, nil
+}
+
+// Close ends the compiler and everything that runs on it.
+func (g *Compiler) Close(ctx context.Context) error {
+	err := g.rt.Close(ctx)
+	if e := g.cache.Close(ctx); err == nil {
+		err = e
+	}
+	g.kept.close()
+	if err != nil {
+		return fmt.Errorf("closing the engine: %w", err)
+	}
+	return nil
+}
+
+// compile returns the compiled module, from memory, from its entry or of the compiler, after a look at what it imports.
+func (g *Compiler) compile(ctx context.Context, module []byte) (wazero.CompiledModule, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	sum := sha256.Sum256(module)
+	if c := g.compiled[sum]; c != nil {
+		g.use(sum)
+		return c, nil
+	}
+	found := g.kept.load(sum)
+	c, err := g.rt.CompileModule(ctx, module)
+	g.kept.save(sum, found || err != nil)
+	if err != nil {
+		return nil, CodeModule.Bad("module", "valid code", err.Error())
+	}
+	for _, f := range c.ImportedFunctions() {
+		from, name, _ := f.Import()
+		known, ok := hostModules[from][name]
+		if !ok || string(known.params) != string(f.ParamTypes()) || string(known.results) != string(f.ResultTypes()) {
+			err := CodeImport.Bad("module", "functions of this monitor", fmt.Sprintf("%.64s.%.64s", from, name))
+			c.Close(ctx)
+			return nil, err
+		}
+	}
+	g.compiled[sum] = c
+	g.use(sum)
+	if len(g.recent) > maxCompiled { // running guests keep their code
+		old := g.recent[0]
+		g.recent = g.recent[1:]
+		g.compiled[old].Close(ctx)
+		delete(g.compiled, old)
+	}
+	return c, nil
+}
+
+func (g *Compiler) use(sum [32]byte) {
+	for i, s := range g.recent {
+		if s == sum {
+			g.recent = append(g.recent[:i], g.recent[i+1:]...)
+			break
+		}
+	}
+	g.recent = append(g.recent, sum)
+}
+
+// start makes a guest of a module and runs its initialisation. The guest's memory is given back if that fails.
+func (g *Compiler) start(ctx context.Context, module []byte, t *guest) error {
+	c, err := g.compile(ctx, module)
+	if err != nil {
+		t.memory.Free()
+		return err
+	}
+	in := context.WithValue(experimental.WithMemoryAllocator(ctx, t.memory), guestKey{}, t)
+	mod, err := g.rt.InstantiateModule(in, c, wazero.NewModuleConfig().WithName("").WithStartFunctions()) // ours is called below
+	if err != nil {
+		t.memory.Free()
+		return CodeModule.Bad("module", "a module that can be instantiated", err.Error())
+	}
+	t.mod, t.mem = mod, mod.Memory()
+	if f := mod.ExportedFunction(boundary.Initialize); f != nil {
+		if _, err := f.Call(context.WithValue(ctx, guestKey{}, t)); err != nil {
+			t.stop()
+			return t.fatal(err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,170 @@
+package monitor
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/assay-attest/assay/enclave/sdk/boundary"
+	"github.com/assay-attest/assay/internal/measure"
+	"github.com/assay-attest/assay/rats"
+)
+
+// maxDescriptors is how many files an enclave may have open.
+const maxDescriptors = 256
+
+// Outside offers the six raw operations on a System as OCALLs. Restrict the System first: the enclave names any path.
+// Descriptors are numbered for this enclave alone, so that it reaches no file of the monitor's. Close must be called when
+// the enclave is gone: put both into Options.
+func Outside(s measure.System) (calls map[string]HostCall, closed func()) {
+	o := &outside{system: s, files: make(map[int32]int32)}
+	return map[string]HostCall{
+		boundary.CallOpen: o.open, boundary.CallReadAt: o.readAt, boundary.CallStat: o.stat, boundary.CallList: o.list,
+		boundary.CallExec: o.exec, boundary.CallClose: o.close,
+	}, o.closeAll
+}
+
+type outside struct {
+	system measure.System
+	mu     sync.Mutex
+	files  map[int32]int32 // the enclave's number → the system's
+	next   int32
+}
+
+// answer encodes the answer to a call.
+func answer(out []byte, v any) (int, error) {
+	b, err := boundary.Encode(v)
+	if err != nil {
+		return 0, err
+	}
+	if len(b) > len(out) {
+		return 0, boundary.CodeSize.Bad("answer", fmt.Sprintf("at most %d bytes", len(out)), fmt.Sprint(len(b)))
+	}
+	return copy(out, b), nil
+}
+
+// failed is the error for a code of the system's.
+func failed(name string, c rats.Code) error {
+	return rats.CodeInfo{Code: c, Slot: rats.FileSystem}.Missing(name, "", "")
+}
+
+// opened numbers a descriptor.
+func (o *outside) opened(name string, fd int32, code rats.Code, out []byte) (int, error) {
+	if code != "" {
+		return 0, failed(name, code)
+	}
+	o.mu.Lock()
+	if len(o.files) >= maxDescriptors {
+		o.mu.Unlock()
+		o.system.Close(fd)
+		return 0, failed(name, measure.CodeSystem.Code)
+	}
+	for used := true; used; _, used = o.files[o.next] {
+		o.next = (o.next + 1) & 0x7fffffff
+	}
+	o.files[o.next] = fd
+	n := o.next
+	o.mu.Unlock()
+	return answer(out, n)
+}
+
+func (o *outside) file(n int32) (int32, bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	fd, ok := o.files[n]
+	return fd, ok
+}
+
+func (o *outside) open(_ context.Context, in, out []byte) (int, error) {
+	var r boundary.Open
+	if err := boundary.Decode(in, &r); err != nil {
+		return 0, err
+	}
+	if len(r.Path) > boundary.MaxPath {
+		return 0, failed(boundary.CallOpen, measure.CodeName.Code)
+	}
+	fd, code := o.system.Open(append([]byte(nil), r.Path...), r.Flags)
+	return o.opened(boundary.CallOpen, fd, code, out)
+}
+
+func (o *outside) readAt(_ context.Context, in, out []byte) (int, error) {
+	var r boundary.ReadAt
+	if err := boundary.Decode(in, &r); err != nil {
+		return 0, err
+	}
+	n, code := 0, measure.CodeSystem.Code
+	if fd, ok := o.file(r.FD); ok {
+		n, code = o.system.ReadAt(fd, out, r.Offset)
+	}
+	if code != "" {
+		return 0, failed(boundary.CallReadAt, code)
+	}
+	return n, nil
+}
+
+func (o *outside) list(_ context.Context, in, out []byte) (int, error) {
+	var r boundary.List
+	if err := boundary.Decode(in, &r); err != nil {
+		return 0, err
+	}
+	n, code := 0, measure.CodeSystem.Code
+	if fd, ok := o.file(r.FD); ok && len(out) >= measure.ListBuffer {
+		n, code = o.system.List(fd, r.Cookie, out)
+	}
+	if code != "" {
+		return 0, failed(boundary.CallList, code)
+	}
+	return n, nil
+}
+
+func (o *outside) stat(_ context.Context, in, out []byte) (int, error) {
+	var r boundary.StatOf
+	if err := boundary.Decode(in, &r); err != nil {
+		return 0, err
+	}
+	st, code := measure.Stat{}, measure.CodeName.Code
+	if len(r.Path) <= boundary.MaxPath {
+		st, code = o.system.Stat(append([]byte(nil), r.Path...), r.Follow)
+	}
+	if code != "" {
+		return 0, failed(boundary.CallStat, code)
+	}
+	return answer(out, boundary.Stat(st))
+}
+
+func (o *outside) exec(_ context.Context, in, out []byte) (int, error) {
+	var r boundary.Exec
+	if err := boundary.Decode(in, &r); err != nil {
+		return 0, err
+	}
+	argv := make([][]byte, len(r.Argv))
+	for i, a := range r.Argv {
+		argv[i] = append([]byte(nil), a...)
+	}
+	fd, code := o.system.Exec(argv, r.Limits)
+	return o.opened(boundary.CallExec, fd, code, out)
+}
+
+func (o *outside) close(_ context.Context, in, _ []byte) (int, error) {
+	var r boundary.Close
+	if err := boundary.Decode(in, &r); err != nil {
+		return 0, err
+	}
+	o.mu.Lock()
+	fd, ok := o.files[r.FD]
+	delete(o.files, r.FD)
+	o.mu.Unlock()
+	if ok {
+		o.system.Close(fd)
+	}
+	return 0, nil
+}
+
+func (o *outside) closeAll() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for n, fd := range o.files {
+		o.system.Close(fd)
+		delete(o.files, n)
+	}
+}

@@ -1,0 +1,14 @@
+//go:build !linux
+
+package monitor
+
+import "errors"
+
+// privateDir is a folder that only this process reaches; here there is none.
+type privateDir struct{ path string }
+
+func newPrivateDir() (*privateDir, error) {
+	return nil, errors.New("this system has no folder that one process alone reaches")
+}
+
+func (d *privateDir) close() {}
