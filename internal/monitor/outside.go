@@ -45,7 +45,7 @@ func answer(out []byte, v any) (int, error) {
 
 // failed is the error for a code of the system's.
 func failed(name string, c rats.Code) error {
-	return rats.CodeInfo{Code: c, Slot: rats.FileSystem}.Missing(name, "", "")
+	return &rats.MissingInput{Reason: rats.Reason{Code: c, Slot: rats.FileSystem, Tier: rats.None, Path: name}}
 }
 
 // opened numbers a descriptor.

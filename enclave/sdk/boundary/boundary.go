@@ -68,11 +68,15 @@ func cut(s string) string { return s[:min(len(s), 512)] }
 
 // Err returns the error that was carried.
 func (r Refusal) Err() error {
-	c := rats.CodeInfo{Code: rats.Code(r.Code), Title: r.Title, Hint: r.Hint, Slot: rats.Slot(r.Slot)}
-	if r.Missing {
-		return c.Missing(r.Path, r.Expected, r.Seen)
+	reason := rats.Reason{
+		Code: rats.Code(r.Code), Title: r.Title, Hint: r.Hint, Slot: rats.Slot(r.Slot), Tier: rats.Contraindicated,
+		Path: r.Path, Expected: r.Expected, Seen: r.Seen,
 	}
-	return c.Bad(r.Path, r.Expected, r.Seen)
+	if r.Missing {
+		reason.Tier = rats.None
+		return &rats.MissingInput{Reason: reason}
+	}
+	return &rats.BadEvidence{Reason: reason}
 }
 
 // ParseReply returns what an entry point answered: the encoded result, which shares the memory of b, or its error.
