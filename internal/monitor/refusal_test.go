@@ -144,8 +144,7 @@ func handmade(t testing.TB, from, name, params string, code ...byte) []byte {
 
 // selfStarting has a start section, whose function calls a leaf function.
 func selfStarting(t testing.TB) []byte {
-	imports := append([]byte{1, 21}, "wasi_snapshot_preview1"[:21]...)
-	imports = append([]byte{1, 22}, "wasi_snapshot_preview1"...)
+	imports := append([]byte{1, 22}, "wasi_snapshot_preview1"...)
 	imports = append(append(imports, 9), "proc_exit\x00\x01"...)
 	body := []byte{1, 6, 0, 0x41, 0, 0x10, 0, 0x0b}
 	return module(t, section(2, imports...), section(3, 1, 0), oneMemory, exportMemory, section(8, 1), section(10, body...))
