@@ -6,36 +6,46 @@ import (
 	"crypto/sha256"
 	"testing"
 
+	"github.com/assay-attest/assay/enclave/abi"
 	"github.com/assay-attest/assay/enclave/sdk/boundary"
 	"github.com/assay-attest/assay/internal/monitor"
 )
 
-// R190: the round trips, to be set against the published cycles (HyperEnclave: ECALL 8,440-9,700, OCALL 4,120-5,260; SGX:
-// 14,432 and 12,432). Cycles are ns times the processor's GHz.
-func BenchmarkECall(b *testing.B) {
-	e := load(b, newMonitor(b, nil), monitor.Options{})
+// R190, R047: the round trips, to be set against the published cycles (HyperEnclave: ECALL 8,440-9,700, OCALL 4,120-5,260;
+// SGX: 14,432 and 12,432). Cycles are ns times the processor's GHz.
+func BenchmarkCalls(b *testing.B) {
+	host := map[string]monitor.HostCall{"ping": func(context.Context, []byte, []byte) (int, error) { return 0, nil }}
+	m := newMonitor(b, func(c *monitor.Config) { c.Budget.OCalls = 1 << 30 })
 	in, err := boundary.Encode(none{})
 	if err != nil {
 		b.Fatal(err)
 	}
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := e.Enter(bg, "empty", in); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
-
-// BenchmarkOCall makes many OCALLs in one ECALL.
-func BenchmarkOCall(b *testing.B) {
-	host := func(context.Context, []byte, []byte) (int, error) { return 0, nil }
-	e := load(b, newMonitor(b, func(c *monitor.Config) { c.Budget.OCalls = 1 << 30 }), monitor.Options{Host: map[string]monitor.HostCall{"ping": host}})
-	b.ReportAllocs()
-	b.ResetTimer()
-	for left := b.N; left > 0; left -= 1000 {
-		if err := try(e, "ocall", outcall{Name: "ping", Many: uint32(min(left, 1000))}); err != nil {
-			b.Fatal(err)
-		}
+	for _, o := range []struct {
+		name string
+		monitor.Options
+	}{
+		{"inline", monitor.Options{Host: host}},
+		{"process", monitor.Options{Host: host, Mode: abi.ModeProcess}},
+		{"switchless", monitor.Options{Host: host, Mode: abi.ModeProcess, Switchless: true}},
+	} {
+		e := load(b, m, o.Options)
+		b.Run("ECALL/"+o.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := e.Enter(bg, "empty", in); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+		b.Run("OCALL/"+o.name, func(b *testing.B) { // many in one ECALL
+			b.ReportAllocs()
+			for left := b.N; left > 0; left -= 1000 {
+				if err := try(e, "ocall", outcall{Name: "ping", Many: uint32(min(left, 1000))}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+		_ = e.Destroy()
 	}
 }
 
@@ -78,16 +88,18 @@ type hashJob struct {
 
 func BenchmarkStart(b *testing.B) {
 	file, sig := image(b, small, nil)
-	b.Run("warm", func(b *testing.B) {
-		m := newMonitor(b, nil)
-		for b.Loop() {
-			e, err := m.Load(bg, file, sig, monitor.Options{})
-			if err != nil {
-				b.Fatal(err)
+	for _, mode := range []abi.Mode{abi.ModeInline, abi.ModeProcess} {
+		b.Run("warm/"+mode.String(), func(b *testing.B) {
+			m := newMonitor(b, nil)
+			for b.Loop() {
+				e, err := m.Load(bg, file, sig, monitor.Options{Mode: mode})
+				if err != nil {
+					b.Fatal(err)
+				}
+				_ = e.Destroy()
 			}
-			_ = e.Destroy()
-		}
-	})
+		})
+	}
 	b.Run("cold", func(b *testing.B) {
 		for b.Loop() {
 			m := newMonitor(b, func(c *monitor.Config) { c.Compiler = nil })

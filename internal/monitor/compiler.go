@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"log/slog"
+	"os"
 	"sync"
 
 	"github.com/tetratelabs/wazero"
@@ -31,7 +32,8 @@ type Compiler struct {
 	cache wazero.CompilationCache
 	kept  *kept // nil: in memory only
 
-	mu       sync.Mutex // one compilation at a time
+	mu       sync.Mutex               // one compilation at a time
+	code     map[[32]byte]*privateDir // for processes
 	compiled map[[32]byte]wazero.CompiledModule
 	recent   [][32]byte // the most recently used last
 }
@@ -46,18 +48,26 @@ func NewCompiler(ctx context.Context, o CompilerOptions) (*Compiler, error) {
 	} else if g.kept, g.cache, err = newKept(o); err != nil {
 		return nil, err
 	}
-	config := wazero.NewRuntimeConfigCompiler().WithCloseOnContextDone(true).WithDebugInfoEnabled(false).WithCompilationCache(g.cache)
-	g.rt = wazero.NewRuntimeWithConfig(ctx, config)
+	return g, g.open(ctx, true)
+}
+
+// open makes the runtime. Guests that are ended with their process need not look whether their context is done.
+func (g *Compiler) open(ctx context.Context, checked bool) error {
+	g.rt = wazero.NewRuntimeWithConfig(ctx, runtimeConfig(checked).WithCompilationCache(g.cache))
 	for module, functions := range hostModules {
 		b := g.rt.NewHostModuleBuilder(module)
 		for name, f := range functions {
 			b.NewFunctionBuilder().WithGoModuleFunction(api.GoModuleFunc(f.run), f.params, f.results).Export(name)
 		}
 		if _, err := b.Instantiate(ctx); err != nil {
-			return nil, fmt.Errorf("making the leaf functions: %w", err)
+			return fmt.Errorf("making the leaf functions: %w", err)
 		}
 	}
-	return g, nil
+	return nil
+}
+
+func runtimeConfig(checked bool) wazero.RuntimeConfig {
+	return wazero.NewRuntimeConfigCompiler().WithCloseOnContextDone(checked).WithDebugInfoEnabled(false)
 }
 
 // Close ends the compiler and everything that runs on it.
@@ -67,6 +77,9 @@ func (g *Compiler) Close(ctx context.Context) error {
 		err = e
 	}
 	g.kept.close()
+	for _, d := range g.code {
+		d.close()
+	}
 	if err != nil {
 		return fmt.Errorf("closing the engine: %w", err)
 	}
@@ -82,9 +95,7 @@ func (g *Compiler) compile(ctx context.Context, module []byte) (wazero.CompiledM
 		g.use(sum)
 		return c, nil
 	}
-	found := g.kept.load(sum)
-	c, err := g.rt.CompileModule(ctx, module)
-	g.kept.save(sum, found || err != nil)
+	c, err := g.compileNew(ctx, sum, module)
 	if err != nil {
 		return nil, CodeModule.Bad("module", "valid code", err.Error())
 	}
@@ -106,6 +117,67 @@ func (g *Compiler) compile(ctx context.Context, module []byte) (wazero.CompiledM
 		delete(g.compiled, old)
 	}
 	return c, nil
+}
+
+// forProcess returns a folder with a module's compiled code as the engine of a process looks for it, or nil where that
+// can't be had: then the process compiles for itself. The folder has no name, and who gets the descriptor can read it.
+func (g *Compiler) forProcess(ctx context.Context, module []byte) (*os.File, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	sum := sha256.Sum256(append([]byte("process\x00"), module...))
+	d := g.code[sum]
+	if d == nil {
+		if len(g.code) >= maxCompiled {
+			return nil, nil
+		}
+		var err error
+		if d, err = newPrivateDir(); err != nil {
+			return nil, nil
+		}
+		if err := g.compileInto(ctx, sum, module, d.path); err != nil {
+			d.close()
+			return nil, CodeModule.Bad("module", "valid code", err.Error())
+		}
+		if g.code == nil {
+			g.code = make(map[[32]byte]*privateDir)
+		}
+		g.code[sum] = d
+	}
+	return d.file(), nil
+}
+
+// compileInto leaves a module's compiled code in a folder.
+func (g *Compiler) compileInto(ctx context.Context, sum [32]byte, module []byte, dir string) error {
+	found := g.kept.load(sum, dir)
+	cache, err := wazero.NewCompilationCacheWithDir(dir)
+	if err != nil {
+		return err
+	}
+	defer cache.Close(ctx)
+	rt := wazero.NewRuntimeWithConfig(ctx, runtimeConfig(false).WithCompilationCache(cache))
+	defer rt.Close(ctx)
+	if _, err := rt.CompileModule(ctx, module); err != nil {
+		return err
+	}
+	if !found {
+		g.kept.save(sum, dir)
+	}
+	return nil
+}
+
+// compileNew compiles, by way of the module's entry if entries are kept.
+func (g *Compiler) compileNew(ctx context.Context, sum [32]byte, module []byte) (wazero.CompiledModule, error) {
+	if g.kept == nil {
+		return g.rt.CompileModule(ctx, module)
+	}
+	dir := g.kept.private.path
+	defer func() { _ = eachFile(dir, os.Remove) }() // nothing stays where the engine looks
+	found := g.kept.load(sum, dir)
+	c, err := g.rt.CompileModule(ctx, module)
+	if err == nil && !found {
+		g.kept.save(sum, dir)
+	}
+	return c, err
 }
 
 func (g *Compiler) use(sum [32]byte) {

@@ -38,8 +38,9 @@ func (e *Instance) Enter(ctx context.Context, entry string, in []byte) ([]byte, 
 		err = fatal{CodeReply.Bad(entry, fmt.Sprintf("0 to %d", len(e.buffer)), fmt.Sprint(n))}
 	}
 	if err != nil {
-		used = len(e.buffer)
-		return nil, e.fault(limit, entry, err)
+		err = e.fault(limit, entry, err)
+		used = len(e.buffer) // 0 if it is gone
+		return nil, err
 	}
 	used = max(used, n)
 	return boundary.ParseReply(append([]byte(nil), e.buffer[:n]...))

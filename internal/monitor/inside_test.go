@@ -33,15 +33,19 @@ type ambient struct {
 }
 
 func TestEnclaveHasNothingOfTheOutsideByItself(t *testing.T) {
+	inBothModes(t, enclaveHasNothingOfTheOutsideByItself)
+}
+
+func enclaveHasNothingOfTheOutsideByItself(t *testing.T, mode abi.Mode) {
 	t.Setenv("TREASURE", "oak")
 	at := time.Date(2030, 1, 2, 3, 4, 5, 6, time.UTC)
 	printed := new(bytes.Buffer)
 	m := newMonitor(t, func(c *monitor.Config) { c.Now, c.Debug = func() time.Time { return at }, printed })
-	a := call[ambient](t, load(t, m, monitor.Options{}), "ambient", none{})
+	a := call[ambient](t, load(t, m, monitor.Options{Mode: mode}), "ambient", none{})
 	if len(a.Args) != 0 || len(a.Env) != 0 || a.File || strings.Contains(a.Dir, "monitor") {
 		t.Errorf("it sees arguments %q, variables %q, folder %q, a file: %t", a.Args, a.Env, a.Dir, a.File)
 	}
-	if a.Time != at.UnixNano() || a.SDKTime != at.UnixNano() {
+	if mode == abi.ModeInline && (a.Time != at.UnixNano() || a.SDKTime != at.UnixNano()) { // a process has its own
 		t.Errorf("its time is %d and %d, want the monitor's", a.Time, a.SDKTime)
 	}
 	if a.Random == [16]byte{} || a.Hash != a.Hash2 || a.Hash != sha256.Sum256(a.Random[:]) {
@@ -53,7 +57,9 @@ func TestEnclaveHasNothingOfTheOutsideByItself(t *testing.T) {
 }
 
 // R105: what an enclave with DEBUG prints is shown, and DEBUG stands in its identity and its reports.
-func TestDebugIsVisible(t *testing.T) {
+func TestDebugIsVisible(t *testing.T) { inBothModes(t, debugIsVisible) }
+
+func debugIsVisible(t *testing.T, mode abi.Mode) {
 	file, sig := image(t, small, func(o *enclave.SignOptions) { o.Attributes.Flags |= abi.FlagDebug })
 	i, err := enclave.Parse(file)
 	if err != nil {
@@ -61,7 +67,7 @@ func TestDebugIsVisible(t *testing.T) {
 	}
 	printed := new(bytes.Buffer)
 	m := newMonitor(t, func(c *monitor.Config) { c.Policy.Debug, c.Debug = [][32]byte{i.Measure()}, printed })
-	e, err := m.Load(bg, file, sig, monitor.Options{})
+	e, err := m.Load(bg, file, sig, monitor.Options{Mode: mode})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,11 +92,13 @@ func self(t testing.TB, e *monitor.Instance) abi.ReportBody {
 }
 
 // R094: mode, launch, root class and what is true of the memory stand in every report.
-func TestReportsSayWhatRunsWhere(t *testing.T) {
-	e := load(t, newMonitor(t, nil), monitor.Options{})
+func TestReportsSayWhatRunsWhere(t *testing.T) { inBothModes(t, reportsSayWhatRunsWhere) }
+
+func reportsSayWhatRunsWhere(t *testing.T, mode abi.Mode) {
+	e := load(t, newMonitor(t, nil), monitor.Options{Mode: mode})
 	b := self(t, e)
 	p, err := abi.ParsePlatform(b.CPUSVN)
-	if err != nil || p != e.Platform() || p.Mode != abi.ModeInline || p.Root != abi.RootSoftware || p.SVN != 3 {
+	if err != nil || p != e.Platform() || p.Mode != mode || p.Root != abi.RootSoftware || p.SVN != 3 {
 		t.Errorf("platform %+v, %v", p, err)
 	}
 	if id := e.Identity(); b.MRENCLAVE != id.MRENCLAVE || b.MRSIGNER != abi.TestMRSIGNER || b.ISVProdID != 7 || b.ISVSVN != 2 {
@@ -102,7 +110,9 @@ func TestReportsSayWhatRunsWhere(t *testing.T) {
 	}
 }
 
-func TestQuoteIsTheHooks(t *testing.T) {
+func TestQuoteIsTheHooks(t *testing.T) { inBothModes(t, quoteIsTheHooks) }
+
+func quoteIsTheHooks(t *testing.T, mode abi.Mode) {
 	var got abi.ReportBody
 	m := newMonitor(t, func(c *monitor.Config) {
 		c.Quote = func(_ context.Context, b abi.ReportBody) ([]byte, error) {
@@ -113,7 +123,7 @@ func TestQuoteIsTheHooks(t *testing.T) {
 			return []byte("a quote"), nil
 		}
 	})
-	e := load(t, m, monitor.Options{})
+	e := load(t, m, monitor.Options{Mode: mode})
 	if q := call[[]byte](t, e, "quote", [64]byte{1, 2}); string(q) != "a quote" || got.ReportData != [64]byte{1, 2} || got.MRENCLAVE != e.Identity().MRENCLAVE {
 		t.Errorf("quote %q of %+v", q, got)
 	}
@@ -121,9 +131,11 @@ func TestQuoteIsTheHooks(t *testing.T) {
 }
 
 // R109: two instances of one enclave tell themselves apart.
-func TestInstancesAreToldApart(t *testing.T) {
+func TestInstancesAreToldApart(t *testing.T) { inBothModes(t, instancesAreToldApart) }
+
+func instancesAreToldApart(t *testing.T, mode abi.Mode) {
 	m := newMonitor(t, nil)
-	a, b := load(t, m, monitor.Options{}), load(t, m, monitor.Options{})
+	a, b := load(t, m, monitor.Options{Mode: mode}), load(t, m, monitor.Options{Mode: mode})
 	x, y := call[[16]byte](t, a, "instance", none{}), call[[16]byte](t, b, "instance", none{})
 	if x == y || x != call[[16]byte](t, a, "instance", none{}) || a.Identity() != b.Identity() {
 		t.Errorf("instances %x and %x", x, y)
@@ -131,12 +143,14 @@ func TestInstancesAreToldApart(t *testing.T) {
 }
 
 // R036: what is put outside comes back authentic and newest, or not at all.
-func TestShelfTakesBackOnlyTheNewest(t *testing.T) {
+func TestShelfTakesBackOnlyTheNewest(t *testing.T) { inBothModes(t, shelfTakesBackOnlyTheNewest) }
+
+func shelfTakesBackOnlyTheNewest(t *testing.T, mode abi.Mode) {
 	type shelved struct {
 		Name string
 		Box  []byte
 	}
-	e := load(t, newMonitor(t, nil), monitor.Options{})
+	e := load(t, newMonitor(t, nil), monitor.Options{Mode: mode})
 	put := func(name, s string) []byte { return call[[]byte](t, e, "put", shelved{name, []byte(s)}) }
 	old := put("a", "first")
 	newest, other := put("a", "second"), put("b", "third")
@@ -152,8 +166,10 @@ func TestShelfTakesBackOnlyTheNewest(t *testing.T) {
 }
 
 // A goroutine that was left behind doesn't run between calls.
-func TestNothingRunsBetweenCalls(t *testing.T) {
-	e := load(t, newMonitor(t, nil), monitor.Options{})
+func TestNothingRunsBetweenCalls(t *testing.T) { inBothModes(t, nothingRunsBetweenCalls) }
+
+func nothingRunsBetweenCalls(t *testing.T, mode abi.Mode) {
+	e := load(t, newMonitor(t, nil), monitor.Options{Mode: mode})
 	first := call[int64](t, e, "between", none{})
 	was := call[int64](t, e, "between", none{})
 	time.Sleep(50 * time.Millisecond) // real time: a guest's threads know no other
@@ -164,7 +180,9 @@ func TestNothingRunsBetweenCalls(t *testing.T) {
 }
 
 // R025 and S17: the six raw operations reach what the System lets them, and descriptors are the enclave's own.
-func TestOutsideIsWhatTheSystemLets(t *testing.T) {
+func TestOutsideIsWhatTheSystemLets(t *testing.T) { inBothModes(t, outsideIsWhatTheSystemLets) }
+
+func outsideIsWhatTheSystemLets(t *testing.T, mode abi.Mode) {
 	type read struct {
 		Code string
 		Sum  [32]byte
@@ -184,7 +202,7 @@ func TestOutsideIsWhatTheSystemLets(t *testing.T) {
 		}
 	}
 	host, closed := monitor.Outside(measure.Restrict(measure.Local(), []string{dir + "/in"}, nil))
-	e := load(t, newMonitor(t, nil), monitor.Options{Host: host, Close: closed})
+	e := load(t, newMonitor(t, nil), monitor.Options{Mode: mode, Host: host, Close: closed})
 	r := call[read](t, e, "read", []byte(dir+"/in/file"))
 	if r.Code != "" || r.Sum != sha256.Sum256(content) || r.Stat.Size != int64(len(content)) {
 		t.Errorf("read %+v", r)

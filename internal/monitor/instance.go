@@ -21,6 +21,8 @@ type Options struct {
 	Mode  abi.Mode      // 0: inline
 	Start enclave.Start // attributes and configuration; AllowDebug is the launch policy's to say and is ignored
 	Host  map[string]HostCall
+	// Switchless lets both sides of a process spin for a while before they sleep: faster calls for a processor's time.
+	Switchless bool
 	// Close is called once when the enclave is gone: for what Host holds of it. May be nil.
 	Close func()
 }
@@ -67,7 +69,7 @@ func (m *Monitor) Create(o Options) (*Instance, error) {
 	if o.Mode == 0 {
 		o.Mode = abi.ModeInline
 	}
-	if !supported(o.Mode) {
+	if o.Mode != abi.ModeInline && (o.Mode != abi.ModeProcess || m.c.Program == "") {
 		return nil, CodeMode.Bad("mode", "a mode this monitor has", o.Mode.String())
 	}
 	return &Instance{m: m, o: o}, nil
@@ -245,10 +247,11 @@ func (e *Instance) init(ctx context.Context, s abi.Sigstruct) error {
 func (e *Instance) end(s state) {
 	e.state.Store(int32(s))
 	e.gone.Do(func() {
+		clear(e.buffer)
 		if e.run != nil {
 			e.run.stop()
 		}
-		clear(e.buffer)
+		e.buffer = nil
 		if e.o.Close != nil {
 			e.o.Close()
 		}

@@ -87,8 +87,8 @@ func (k *kept) mac(sum [32]byte, named []byte) []byte {
 	return h.Sum(nil)
 }
 
-// load puts the entry of a module, if there is one and it is authentic, where the engine looks for it.
-func (k *kept) load(sum [32]byte) bool {
+// load puts the entry of a module, if there is one and it is authentic, where the engine looks for it: below dir.
+func (k *kept) load(sum [32]byte, dir string) bool {
 	if k == nil {
 		return false
 	}
@@ -101,7 +101,7 @@ func (k *kept) load(sum [32]byte) bool {
 		name, code, ok = k.entry(sum, b)
 	}
 	if ok {
-		at := filepath.Join(k.private.path, name)
+		at := filepath.Join(dir, name)
 		err = os.MkdirAll(filepath.Dir(at), 0o700)
 		if err == nil {
 			err = os.WriteFile(at, code, 0o600)
@@ -128,24 +128,17 @@ func (k *kept) entry(sum [32]byte, b []byte) (name string, code []byte, ok bool)
 	return string(b[:n]), b[n:], filepath.IsLocal(string(b[:n]))
 }
 
-// save writes the entry of what the engine has just compiled, unless it is there, and empties the engine's folder.
-func (k *kept) save(sum [32]byte, present bool) {
+// save writes the entry of what the engine has just compiled into dir.
+func (k *kept) save(sum [32]byte, dir string) {
 	if k == nil {
 		return
 	}
-	err := filepath.WalkDir(k.private.path+"/", func(at string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		defer os.Remove(at)
-		if present {
-			return nil
-		}
+	err := eachFile(dir, func(at string) error {
 		code, err := os.ReadFile(at)
 		if err != nil {
 			return err
 		}
-		name, err := filepath.Rel(k.private.path, at)
+		name, err := filepath.Rel(dir, at)
 		if err != nil {
 			return err
 		}
@@ -156,6 +149,16 @@ func (k *kept) save(sum [32]byte, present bool) {
 	if err != nil {
 		k.log.Warn("a compiled module was not kept", "module", fmt.Sprintf("%x", sum), "error", err)
 	}
+}
+
+// eachFile calls f for every file below a folder that has a name in /proc only.
+func eachFile(dir string, f func(at string) error) error {
+	return filepath.WalkDir(dir+"/", func(at string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		return f(at)
+	})
 }
 
 // replace writes a file whole or not at all.

@@ -61,6 +61,7 @@ type Config struct {
 	Now      func() time.Time // needed; what the enclave takes for time: the system's word
 	Quote    Quoter           // nil: quotes are refused
 	Compiler *Compiler        // nil: one of its own, in memory
+	Program  string           // what mode process starts: a program that begins with IsChild; "": there is no such mode
 	Debug    io.Writer        // what enclaves with DEBUG print; nil: nothing
 	Log      *slog.Logger     // nil: nothing
 }

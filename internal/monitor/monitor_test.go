@@ -24,6 +24,15 @@ import (
 
 var bg = context.Background()
 
+// TestMain lets the test's own program be what mode process starts.
+func TestMain(m *testing.M) {
+	if monitor.IsChild(os.Args) {
+		fmt.Fprintln(os.Stderr, monitor.Child(rand.Reader, time.Now))
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
+
 // guest is the module of testdata/guest, built once for all tests of a run.
 var guest = sync.OnceValues(func() ([]byte, error) {
 	dir, err := os.MkdirTemp("", "guest")
@@ -98,7 +107,7 @@ func config(t testing.TB) monitor.Config {
 	}
 	return monitor.Config{
 		Key: root(t, 1, software.SVN), Platform: software, Policy: monitor.Policy{Own: [][32]byte{abi.TestMRSIGNER}},
-		Rand: rand.Reader, Now: time.Now, Compiler: c,
+		Rand: rand.Reader, Now: time.Now, Compiler: c, Program: "/proc/self/exe",
 	}
 }
 
@@ -191,4 +200,11 @@ func TestCallsGoInAndOut(t *testing.T) {
 		t.Errorf("echo: %q", got)
 	}
 	wantCode(t, "an error without a code", try(e, "fail", none{}), rats.CodeInfo{Code: "enclave.sdk.entry"})
+}
+
+// inBothModes runs a test inline and in a process: the same image, the same MRENCLAVE, the same answers.
+func inBothModes(t *testing.T, f func(t *testing.T, mode abi.Mode)) {
+	for _, mode := range []abi.Mode{abi.ModeInline, abi.ModeProcess} {
+		t.Run(mode.String(), func(t *testing.T) { f(t, mode) })
+	}
 }

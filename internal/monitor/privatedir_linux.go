@@ -2,6 +2,7 @@ package monitor
 
 import (
 	"fmt"
+	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -9,8 +10,8 @@ import (
 // privateDir is a folder in memory that is mounted nowhere: it has no name in any namespace and is reached through this
 // process's descriptor alone. Making it needs the right to mount.
 type privateDir struct {
-	fd   int
-	path string
+	mount *os.File
+	path  string
 }
 
 func newPrivateDir() (*privateDir, error) {
@@ -29,7 +30,10 @@ func newPrivateDir() (*privateDir, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making a private folder: %w", err)
 	}
-	return &privateDir{fd: fd, path: fmt.Sprintf("/proc/self/fd/%d", fd)}, nil
+	return &privateDir{mount: os.NewFile(uintptr(fd), "private"), path: fmt.Sprintf("/proc/self/fd/%d", fd)}, nil
 }
 
-func (d *privateDir) close() { _ = unix.Close(d.fd) }
+func (d *privateDir) close() { _ = d.mount.Close() }
+
+// file returns the folder's descriptor, which stays its own.
+func (d *privateDir) file() *os.File { return d.mount }

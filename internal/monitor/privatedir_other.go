@@ -2,7 +2,10 @@
 
 package monitor
 
-import "errors"
+import (
+	"errors"
+	"os"
+)
 
 // privateDir is a folder that only this process reaches; here there is none.
 type privateDir struct{ path string }
@@ -12,3 +15,5 @@ func newPrivateDir() (*privateDir, error) {
 }
 
 func (d *privateDir) close() {}
+
+func (d *privateDir) file() *os.File { return nil }

@@ -244,7 +244,9 @@ func TestPagesThatAreNotTheImagesAreRefused(t *testing.T) {
 
 // R095: parameters cross in the marshalling buffer only, and every pointer and length is checked. Whatever lies outside is
 // the end of the enclave, with a code.
-func TestPointersOutsideAreRefused(t *testing.T) {
+func TestPointersOutsideAreRefused(t *testing.T) { inBothModes(t, pointersOutsideAreRefused) }
+
+func pointersOutsideAreRefused(t *testing.T, mode abi.Mode) {
 	m := newMonitor(t, nil)
 	const far, top = 0x7fff0000, 0xffffffff
 	for _, c := range []struct {
@@ -286,7 +288,7 @@ func TestPointersOutsideAreRefused(t *testing.T) {
 		{"open", [8]uint32{0, 16, 64, 0, 0, 1024, 32, far}, monitor.CodePointer},
 		{"refusal", [8]uint32{far, 100}, monitor.CodePointer},
 	} {
-		e := load(t, m, monitor.Options{})
+		e := load(t, m, monitor.Options{Mode: mode})
 		wantCode(t, c.leaf, try(e, "raw", raw{c.leaf, c.args}), c.want)
 		wantCode(t, c.leaf+" again", try(e, "empty", none{}), monitor.CodePoisoned)
 	}
@@ -298,7 +300,11 @@ type raw struct {
 }
 
 func TestArgumentsOfLeafFunctionsAreChecked(t *testing.T) {
-	e := load(t, newMonitor(t, nil), monitor.Options{})
+	inBothModes(t, argumentsOfLeafFunctionsAreChecked)
+}
+
+func argumentsOfLeafFunctionsAreChecked(t *testing.T, mode abi.Mode) {
+	e := load(t, newMonitor(t, nil), monitor.Options{Mode: mode})
 	at := call[uint32](t, e, "place", none{})
 	for _, c := range []struct {
 		leaf string
@@ -363,8 +369,10 @@ type sealing struct {
 }
 
 // A fault inside is the end of the enclave: it answers nothing any more, whatever the fault was.
-func TestFaultsEndTheEnclave(t *testing.T) {
-	m := newMonitor(t, func(c *monitor.Config) { c.Budget.Time, c.Budget.OCalls = 2*time.Second, 10 })
+func TestFaultsEndTheEnclave(t *testing.T) { inBothModes(t, faultsEndTheEnclave) }
+
+func faultsEndTheEnclave(t *testing.T, mode abi.Mode) {
+	m := newMonitor(t, func(c *monitor.Config) { c.Budget.Time, c.Budget.OCalls = 5*time.Second, 10 })
 	host := map[string]monitor.HostCall{"ping": func(context.Context, []byte, []byte) (int, error) { return 0, nil }}
 	encode := func(v any) []byte {
 		b, err := boundary.Encode(v)
@@ -387,11 +395,11 @@ func TestFaultsEndTheEnclave(t *testing.T) {
 		"ocall":    {encode(outcall{Name: "ping", Many: 11}), monitor.CodeCalls},
 	} {
 		closed := 0
-		e := load(t, m, monitor.Options{Host: host, Close: func() { closed++ }})
+		e := load(t, m, monitor.Options{Mode: mode, Host: host, Close: func() { closed++ }})
 		began := time.Now()
 		_, err := e.Enter(bg, entry, c.in)
 		wantCode(t, entry, err, c.want)
-		if d := time.Since(began); d > 10*time.Second {
+		if d := time.Since(began); d > 20*time.Second {
 			t.Errorf("%s: stopped after %v", entry, d)
 		}
 		if err != nil && strings.Contains(err.Error(), "4711") {
@@ -402,7 +410,7 @@ func TestFaultsEndTheEnclave(t *testing.T) {
 			t.Errorf("%s: destroyed with %v, closed %d times", entry, err, closed)
 		}
 	}
-	e := load(t, m, monitor.Options{})
+	e := load(t, m, monitor.Options{Mode: mode})
 	for _, entry := range []string{"nobody", "_initialize", "", "memory"} {
 		_, err := e.Enter(bg, entry, nil)
 		wantCode(t, "entry "+entry, err, monitor.CodeEntry)
@@ -416,7 +424,9 @@ func TestFaultsEndTheEnclave(t *testing.T) {
 	wantCode(t, "a call that was cancelled", err, monitor.CodeTime)
 }
 
-func TestOneCallIsInsideAtATime(t *testing.T) {
+func TestOneCallIsInsideAtATime(t *testing.T) { inBothModes(t, oneCallIsInsideAtATime) }
+
+func oneCallIsInsideAtATime(t *testing.T, mode abi.Mode) {
 	m := newMonitor(t, nil)
 	var e, other *monitor.Instance
 	in, out := make(chan bool), make(chan bool)
@@ -440,7 +450,7 @@ func TestOneCallIsInsideAtATime(t *testing.T) {
 			return 0, nil
 		},
 	}
-	e, other = load(t, m, monitor.Options{Host: host}), load(t, m, monitor.Options{Host: host})
+	e, other = load(t, m, monitor.Options{Mode: mode, Host: host}), load(t, m, monitor.Options{Mode: mode, Host: host})
 	done := make(chan error)
 	go func() { done <- try(e, "ocall", outcall{Name: "wait"}) }()
 	<-in
@@ -458,12 +468,16 @@ func TestOneCallIsInsideAtATime(t *testing.T) {
 }
 
 func TestAnswersOfAHostileApplicationAreRefused(t *testing.T) {
+	inBothModes(t, answersOfAHostileApplicationAreRefused)
+}
+
+func answersOfAHostileApplicationAreRefused(t *testing.T, mode abi.Mode) {
 	type host = func(in, out []byte) (int, error)
 	var seen []byte
 	offer := func(f host) monitor.HostCall {
 		return func(_ context.Context, in, out []byte) (int, error) { return f(in, out) }
 	}
-	e := load(t, newMonitor(t, nil), monitor.Options{Host: map[string]monitor.HostCall{
+	e := load(t, newMonitor(t, nil), monitor.Options{Mode: mode, Host: map[string]monitor.HostCall{
 		"more":     offer(func(_, out []byte) (int, error) { return len(out) + 1, nil }),
 		"huge":     offer(func(_, _ []byte) (int, error) { return 1 << 40, nil }),
 		"negative": offer(func(_, _ []byte) (int, error) { return -1, nil }),

@@ -7,11 +7,12 @@ import (
 	"github.com/assay-attest/assay/enclave/abi"
 )
 
-func supported(m abi.Mode) bool { return m == abi.ModeInline }
-
 // start starts the enclave's code in its mode and notes what is true of its memory. The budget of time holds for its
 // initialisation too; compiling is the monitor's own work.
 func (e *Instance) start(ctx context.Context, module []byte) error {
+	if e.o.Mode == abi.ModeProcess {
+		return e.startProcess(ctx, module)
+	}
 	e.buffer = make([]byte, e.options.Buffer)
 	var debug io.Writer
 	if e.id.Attributes.Debug() {
