@@ -53,6 +53,7 @@ func TestProcessIsClosedOff(t *testing.T) {
 			t.Errorf("isolation 0x%x, and of %q the process says\n%s", p.Isolation, line, b)
 		}
 	}
+	t.Logf("isolation 0x%x; Landlock: %t (a program with cgo, as tests mostly are, has none)", p.Isolation, p.Isolation&abi.IsolationLandlock != 0)
 	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", child(t)))
 	if err != nil || len(env) != 0 {
 		t.Errorf("its variables: %q, %v", env, err)
