@@ -20,11 +20,10 @@ import (
 // child returns the process of an enclave: the youngest of this process's children.
 func child(t testing.TB) int {
 	t.Helper()
-	b, err := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/children", os.Getpid()))
 	var all []string
 	tasks, _ := filepath.Glob("/proc/self/task/*/children")
 	for _, f := range tasks {
-		if b, err = os.ReadFile(f); err == nil {
+		if b, err := os.ReadFile(f); err == nil {
 			all = append(all, strings.Fields(string(b))...)
 		}
 	}
@@ -35,7 +34,7 @@ func child(t testing.TB) int {
 		}
 	}
 	if youngest == 0 {
-		t.Fatalf("no child: %v", err)
+		t.Fatal("no child")
 	}
 	return youngest
 }
