@@ -60,7 +60,6 @@ type session struct {
 	cut      chan struct{} // closed when the stream must end
 	cutOnce  sync.Once
 	cutWhy   rats.Reason
-	answered time.Time // of the last accepted answer of this instance
 }
 
 func newHub() *hub { return &hub{nodes: map[nodeKey]*nodeHub{}} }
@@ -253,7 +252,6 @@ func (h *hub) accepted(namespace, node string, r lastResult) {
 	n.last = r
 	for _, s := range n.sessions {
 		if bytes.Equal(s.instance, r.instance) {
-			s.answered = r.at
 			s.kickResult()
 			continue
 		}

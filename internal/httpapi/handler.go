@@ -75,7 +75,7 @@ func (a *API) serve(r *request) (any, error) {
 	if r.principal, err = a.principal(r); err != nil {
 		return nil, err
 	}
-	if !a.limits.allow(r.principal, r.Request, r.route) {
+	if !a.limits.allow(r.principal, r.Request) {
 		return nil, CodeRate.Missing(r.route.Verb, "fewer requests", "too many")
 	}
 	if v := r.Header.Get(api.HeaderProtocol); v != "" && v != api.Protocol {

@@ -160,22 +160,22 @@ func TestLimitsArePerCallerAndBounded(t *testing.T) {
 	req := &http.Request{RemoteAddr: "192.0.2.1:1"}
 	a := Principal{Kind: NodeAgent, Name: "a"}
 	for range bounds[NodeAgent].burst {
-		if !l.allow(a, req, Route{}) {
+		if !l.allow(a, req) {
 			t.Fatal("refused within the burst")
 		}
 	}
-	if l.allow(a, req, Route{}) {
+	if l.allow(a, req) {
 		t.Error("allowed beyond the burst")
 	}
-	if !l.allow(Principal{Kind: NodeAgent, Name: "b"}, req, Route{}) {
+	if !l.allow(Principal{Kind: NodeAgent, Name: "b"}, req) {
 		t.Error("another caller has no budget of its own")
 	}
 	now = now.Add(time.Second)
-	if !l.allow(a, req, Route{}) {
+	if !l.allow(a, req) {
 		t.Error("the budget doesn't come back")
 	}
 	for i := range maxCallers + 100 {
-		l.allow(Principal{Kind: NodeAgent, Name: fmt.Sprint(i)}, req, Route{})
+		l.allow(Principal{Kind: NodeAgent, Name: fmt.Sprint(i)}, req)
 	}
 	if len(l.callers) > maxCallers {
 		t.Errorf("%d callers remembered, at most %d", len(l.callers), maxCallers)

@@ -49,7 +49,7 @@ type caller struct {
 func newLimits(now func() time.Time) *limits { return &limits{now: now, callers: map[string]*caller{}} }
 
 // allow takes one request of the caller's budget.
-func (l *limits) allow(p Principal, r *http.Request, _ Route) bool {
+func (l *limits) allow(p Principal, r *http.Request) bool {
 	key := string(p.Kind) + ":" + p.Name
 	switch p.Kind {
 	case Anonymous, "":

@@ -37,7 +37,6 @@ const (
 
 var (
 	anybody = []Kind{Anonymous, NodeAgent, Reader, Admin}
-	joiners = []Kind{Anonymous, NodeAgent, Reader, Admin}
 	agents  = []Kind{NodeAgent}
 	readers = []Kind{Reader, Admin}
 	admins  = []Kind{Admin}
@@ -74,9 +73,9 @@ var publicRoutes = []Route{
 }
 
 var joinRoutes = []Route{
-	{Method: http.MethodPost, Pattern: ns + "/join", Verb: "join.begin", Who: joiners, Body: smallBody, Time: shortTime,
+	{Method: http.MethodPost, Pattern: ns + "/join", Verb: "join.begin", Who: anybody, Body: smallBody, Time: shortTime,
 		In: api.JoinRequest{}, Out: api.JoinChallenge{}, Summary: "Join with a one-time token, first step", handle: (*API).joinBegin},
-	{Method: http.MethodPost, Pattern: ns + "/join/finish", Verb: "join.finish", Who: joiners, Body: smallBody, Time: shortTime,
+	{Method: http.MethodPost, Pattern: ns + "/join/finish", Verb: "join.finish", Who: anybody, Body: smallBody, Time: shortTime,
 		In: api.JoinFinish{}, Out: api.Joined{}, Summary: "Join, second step: the credential was activated", handle: (*API).joinFinish},
 	{Method: http.MethodPost, Pattern: ns + "/join-tokens", Verb: "token.create", Who: admins, Body: smallBody, Time: shortTime,
 		In: api.TokenRequest{}, Out: api.Token{}, Summary: "Make a join token", handle: (*API).tokenCreate},
