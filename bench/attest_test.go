@@ -19,6 +19,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -41,6 +42,9 @@ func TestMain(m *testing.M) {
 	dir := os.Getenv(serverEnv)
 	if dir == "" {
 		os.Exit(m.Run())
+	}
+	if path := os.Getenv(profileEnv); path != "" {
+		go profile(path)
 	}
 	err := server.Run(context.Background(), server.RunOptions{
 		Dir: dir, Version: "bench", Rand: rand.Reader, Now: time.Now, Log: slog.New(slog.DiscardHandler),
@@ -263,6 +267,7 @@ func BenchmarkAttestation(b *testing.B) {
 			b.Fatal("not every node attested once")
 		}
 	}
+	f.profile(syscall.SIGUSR1)
 	cpu0, _ := f.process()
 	b.ResetTimer()
 	start := time.Now()
@@ -271,6 +276,7 @@ func BenchmarkAttestation(b *testing.B) {
 	elapsed := time.Since(start)
 	b.StopTimer()
 	cpu1, rss := f.process()
+	f.profile(syscall.SIGUSR2)
 	cancel()
 	mu.Lock()
 	defer mu.Unlock()
