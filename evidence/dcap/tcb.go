@@ -42,7 +42,7 @@ type TCB struct {
 	EvaluationNumber uint32    `json:"evaluation_data_number"` // the lower of the two below
 	InfoNumber       uint32    `json:"info_evaluation_data_number"`
 	IdentityNumber   uint32    `json:"identity_evaluation_data_number"`
-	Platform         string    `json:"platform"`               // status of the processor's level
+	Platform         string    `json:"platform"` // status of the processor's level
 	QE               string    `json:"quoting_enclave"`
 	Module           string    `json:"module,omitempty"` // of the TDX module
 }

@@ -1,6 +1,7 @@
 package sgx
 
 import (
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"slices"
@@ -169,9 +170,16 @@ func (r *Rules) checkAttributes(c *Claims, now time.Time) (reasons []rats.Reason
 	if err != nil || len(raw) != 16 {
 		return []rats.Reason{CodeAttributes.Refuse("attributes", "32 hex digits", c.Attributes)}
 	}
+	flags := binary.LittleEndian.Uint64(raw)
 	const special = abi.FlagProvisionKey | abi.FlagEInitToken
-	if flags := raw[0]; flags&abi.FlagInit == 0 || flags&special != 0 {
+	if flags&abi.FlagInit == 0 || flags&special != 0 {
 		reasons = append(reasons, CodeAttributes.Refuse("flags", "init, without provision-key and einittoken-key", strings.Join(c.Flags, ", ")))
+	}
+	for _, f := range flagNames {
+		flags &^= f.bit
+	}
+	if flags != 0 { // what it lets others do to the enclave is not known
+		reasons = append(reasons, CodeAttributes.Refuse("attributes", "known flags only", fmt.Sprintf("also 0x%x", flags)))
 	}
 	if len(r.ConfigID) > 0 && !slices.Contains(r.ConfigID, c.ConfigID) {
 		reasons = append(reasons, CodeConfig.Refuse("config_id", strings.Join(r.ConfigID, " or "), c.ConfigID))

@@ -173,9 +173,15 @@ func moduleOf(b abi.TDBody) *dcap.ModuleOf {
 
 // flagNames are the names of the attributes (TDX Module ABI, TD_ATTRIBUTES).
 var flagNames = []flagName{
-	{abi.TDDebug, "debug"}, {abi.TDLASS, "lass"}, {abi.TDSeptVEDisable, "sept-ve-disable"}, {abi.TDMigratable, "migratable"},
-	{abi.TDProtectionKey, "pks"}, {abi.TDKeyLocker, "key-locker"}, {abi.TDPerfMon, "perfmon"},
+	{abi.TDDebug, "debug"}, {tdICSSD, "icssd"}, {abi.TDLASS, "lass"}, {abi.TDSeptVEDisable, "sept-ve-disable"}, {abi.TDMigratable, "migratable"},
+	{abi.TDProtectionKey, "pks"}, {abi.TDKeyLocker, "key-locker"}, {tdTPA, "tpa"}, {abi.TDPerfMon, "perfmon"},
 }
+
+// Attributes of later modules: no counting of single steps by the host, and a TDX Connect provisioning agent.
+const (
+	tdICSSD = 1 << 16
+	tdTPA   = 1 << 62
+)
 
 type flagName struct {
 	bit  uint64
