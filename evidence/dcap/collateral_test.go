@@ -87,8 +87,58 @@ func containers(i *dcaptest.Intel) map[string][][]byte {
 			"certificates": map[string]any{"SGX-TCB-Info-Issuer-Chain": url.PathEscape(string(signers))},
 			"pckcacrl":     map[string]any{"platformCrl": hex.EncodeToString(pckCRL)}, "rootcacrl": hex.EncodeToString(rootCRL),
 		}})},
+		"SCALE":                     {scaled(signers, []byte(hex.EncodeToString(rootCRL)), []byte(hex.EncodeToString(pckCRL)), signers, []byte(infoText), i.Sign(i.Signer, []byte(infoText)), signers, []byte(identityText), i.Sign(i.Signer, []byte(identityText)))},
+		"SCALE with an option":      {append(scaled(signers, rootCRL, pckCRL, signers, []byte(infoText), i.Sign(i.Signer, []byte(infoText)), signers, []byte(identityText), i.Sign(i.Signer, []byte(identityText))), 0)},
 		"Intel's structure":         {image},
 		"Open Enclave endorsements": {slices.Concat(oe, offsets, data)},
+	}
+}
+
+// scaled encodes byte strings as SCALE does.
+func scaled(parts ...[]byte) (out []byte) {
+	for _, p := range parts {
+		switch n := uint32(len(p)); {
+		case n < 1<<6:
+			out = append(out, byte(n<<2))
+		case n < 1<<14:
+			out = binary.LittleEndian.AppendUint16(out, uint16(n<<2|1))
+		default:
+			out = binary.LittleEndian.AppendUint32(out, n<<2|2)
+		}
+		out = append(out, p...)
+	}
+	return out
+}
+
+// SCALE tells no names and has no mark. What is not exactly its lengths may still be text with certificates in it, but no
+// document is read from it; documents that are broken are refused.
+func TestBrokenScaleIsRefused(t *testing.T) {
+	i := dcaptest.NewIntel(rand.Reader, now)
+	signers, sig := slices.Concat(i.Signer.PEM(), i.Root.PEM()), make([]byte, 64)
+	body := mustJSON(i.Identity("QE", dcaptest.SVNLevel(6, "UpToDate")))
+	good := scaled(signers, i.CRL(i.Root), body, sig)
+	for name, c := range map[string]struct {
+		b         []byte
+		documents int
+		code      rats.Code
+	}{
+		"good":              {good, 1, ""},
+		"cut":               {good[:len(good)-1], 0, ""},
+		"a byte after":      {append(bytes.Clone(good), 7), 0, ""},
+		"a longer form":     {append([]byte{5, 0, 'x'}, scaled(i.CRL(i.Root))...), 0, dcap.CodeCollateralUnknown.Code},
+		"a big integer":     {append([]byte{3, 1, 0, 0, 0}, good...), 0, ""},
+		"another object":    {scaled(signers, []byte(`{"a":1}`), sig), 0, dcap.CodeCollateralMalformed.Code},
+		"a broken object":   {scaled(signers, []byte(`{"fmspc"`), sig), 0, dcap.CodeCollateralMalformed.Code},
+		"a bare TCB info":   {scaled(signers, []byte(`{"fmspc":"00"}`), sig), 0, dcap.CodeCollateralMalformed.Code},
+		"too many":          {bytes.Repeat(scaled([]byte("x")), 17), 0, dcap.CodeCollateralUnknown.Code},
+		"nothing but text":  {scaled([]byte("one"), []byte("two")), 0, dcap.CodeCollateralUnknown.Code},
+		"with a chain":      {append(bytes.Clone(good), append([]byte{1}, scaled(signers)...)...), 1, ""},
+		"a short signature": {scaled(signers, body, sig[1:]), 0, ""},
+	} {
+		got, err := dcap.ParseCollateral(c.b)
+		if codeOf(t, err) != c.code || err == nil && (len(got.Identities) != c.documents || len(got.Certs) < 1) {
+			t.Errorf("%s: %v, expected %s", name, err, c.code)
+		}
 	}
 }
 
