@@ -201,7 +201,7 @@ func TestIdentityOfIntelsVerifierIsShown(t *testing.T) {
 	if got := b.verify(t, altered, "--collateral", chain); got.Genuine || !got.has(dcap.CodeCollateralSignature) {
 		t.Errorf("altered: %+v", got)
 	}
-	if _, out, _ := b.run("evidence", "inspect", file, "-o", "json"); !strings.Contains(out, "QVE") {
+	if _, out, _ := b.run("evidence", "inspect", file, "-o", "json"); !strings.Contains(out, `"id": "QVE"`) || !strings.Contains(out, `"isvsvn": 7`) {
 		t.Errorf("%s", out)
 	}
 	p := b.intel.Platform()
