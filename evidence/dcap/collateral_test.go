@@ -136,7 +136,7 @@ func TestBrokenScaleIsRefused(t *testing.T) {
 		"a short signature": {scaled(signers, body, sig[1:]), 0, ""},
 	} {
 		got, err := dcap.ParseCollateral(c.b)
-		if codeOf(t, err) != c.code || err == nil && (len(got.Identities) != c.documents || len(got.Certs) < 1) {
+		if dcaptest.CodeOf(t, err) != c.code || err == nil && (len(got.Identities) != c.documents || len(got.Certs) < 1) {
 			t.Errorf("%s: %v, expected %s", name, err, c.code)
 		}
 	}
@@ -206,7 +206,7 @@ func TestWhatIsNoCollateralIsRefused(t *testing.T) {
 		`{"raw_tcb_info":"{}","signature":[1,2,300]}`:                         dcap.CodeCollateralMalformed.Code,
 		`{"tcb_info":"\ud800","tcb_info_signature":"` + sig + `"}`:            dcap.CodeCollateralMalformed.Code,
 	} {
-		if _, err := dcap.ParseCollateral([]byte(in)); codeOf(t, err) != code {
+		if _, err := dcap.ParseCollateral([]byte(in)); dcaptest.CodeOf(t, err) != code {
 			t.Errorf("%.60q: %v, expected %s", in, err, code)
 		}
 	}
@@ -244,12 +244,12 @@ func TestPathsOfCertificatesAreVerified(t *testing.T) {
 		"foreign list":  {c(append(chain, list(dcaptest.NewIntel(rand.Reader, now).Platform))...), dcap.CodeCRLSignature.Code, false},
 	} {
 		path, listed, err := s.v.VerifyPath(s.machine.PCK.Cert, x.c, s.intel.Pool(), now)
-		if codeOf(t, err) != x.code || listed != x.listed || err == nil && len(path) != 3 {
+		if dcaptest.CodeOf(t, err) != x.code || listed != x.listed || err == nil && len(path) != 3 {
 			t.Errorf("%s: %v %v", name, err, listed)
 		}
 	}
 	for at, code := range map[int]rats.Code{10: dcap.CodeChainExpired.Code, -10: dcap.CodeChainEarly.Code} {
-		if _, _, err := s.v.VerifyPath(s.machine.PCK.Cert, c(chain...), s.intel.Pool(), now.AddDate(at, 0, 0)); codeOf(t, err) != code {
+		if _, _, err := s.v.VerifyPath(s.machine.PCK.Cert, c(chain...), s.intel.Pool(), now.AddDate(at, 0, 0)); dcaptest.CodeOf(t, err) != code {
 			t.Errorf("%v", err)
 		}
 	}
@@ -265,14 +265,14 @@ func FuzzParseQuote(f *testing.F) {
 		dcap.Detect(b, abi.TEESGX)
 		q, err := dcap.ParseQuote(b)
 		if err != nil {
-			codeOf(t, err)
+			dcaptest.CodeOf(t, err)
 			return
 		}
 		if !bytes.Equal(q.Encode(), b) {
 			t.Error("it is not written as it was read")
 		}
 		if _, err := s.v.Verify(q, nil, s.in); err != nil {
-			codeOf(t, err)
+			dcaptest.CodeOf(t, err)
 		}
 	})
 }
@@ -287,7 +287,7 @@ func FuzzParseCollateral(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		c, err := dcap.ParseCollateral(b)
 		if err != nil {
-			codeOf(t, err)
+			dcaptest.CodeOf(t, err)
 			return
 		}
 		for _, x := range c.TCBInfos {

@@ -105,6 +105,16 @@ func (r *Rules) Lint() (reasons []rats.Reason) {
 	return reasons
 }
 
+// LintHex says which values of a list aren't lower-case hex of a size in bytes, with the code of the format.
+func LintHex(code rats.CodeInfo, name string, values []string, size int) (reasons []rats.Reason) {
+	for i, v := range values {
+		if b, err := hex.DecodeString(v); err != nil || len(b) != size || strings.ToLower(v) != v {
+			reasons = append(reasons, code.Refuse(fmt.Sprintf("%s[%d]", name, i), fmt.Sprintf("%d hex digits", 2*size), clip(v)))
+		}
+	}
+	return reasons
+}
+
 // Check compares a platform with the rules at a time. Reasons of tier warning say which relaxation was used.
 func (r *Rules) Check(p Platform, t TCB, c Used, now time.Time) (reasons []rats.Reason) {
 	for _, problem := range c.Problems {

@@ -301,12 +301,12 @@ func TestRememberedChainIsJudgedAnew(t *testing.T) {
 	}
 	at := s.in.Now
 	s.in.Now = now.AddDate(6, 0, 0)
-	if _, err := s.verify(t, s.quote()); codeOf(t, err) != dcap.CodeChainExpired.Code {
+	if _, err := s.verify(t, s.quote()); dcaptest.CodeOf(t, err) != dcap.CodeChainExpired.Code {
 		t.Errorf("expired: %v", err)
 	}
 	s.in.Now = at
 	s.revoke(s.intel.Platform, s.machine.PCK.Cert)
-	if _, err := s.verify(t, s.quote()); codeOf(t, err) != dcap.CodeRevoked.Code {
+	if _, err := s.verify(t, s.quote()); dcaptest.CodeOf(t, err) != dcap.CodeRevoked.Code {
 		t.Errorf("revoked: %v", err)
 	}
 	for range 80 {
@@ -321,12 +321,7 @@ func TestRememberedChainIsJudgedAnew(t *testing.T) {
 }
 
 func TestReportDataMustBeBoundExactly(t *testing.T) {
-	m := rats.Manifest{Purpose: rats.PurposeAttest, Namespace: "n", Node: "d", Verifier: rats.SHA256(), Nonce: make([]byte, 32), Instance: make([]byte, 16),
-		Keys: []rats.BoundKey{{Use: rats.KeyTLS, Public: []byte{1}}}, Formats: []rats.Format{"sgx"}}
-	b, err := m.Bind()
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := dcaptest.Bound(t, "sgx")
 	data := make([]byte, 64)
 	copy(data, b.UserData)
 	if keys, err := dcap.CheckBinding(b, data); err != nil || len(keys) != 1 {
@@ -352,7 +347,7 @@ func TestReportDataMustBeBoundExactly(t *testing.T) {
 		"hash of another":    {rats.Binding{Profile: rats.ProfileAssay, Manifest: b.Manifest, UserData: random[:32]}, data, dcap.CodeBinding.Code},
 		"no manifest at all": {rats.Binding{Profile: rats.ProfileAssay, UserData: rats.SHA256().Sum}, data, dcap.CodeBinding.Code},
 	} {
-		if _, err := dcap.CheckBinding(c.b, c.data); codeOf(t, err) != c.code {
+		if _, err := dcap.CheckBinding(c.b, c.data); dcaptest.CodeOf(t, err) != c.code {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -84,6 +84,7 @@ type Verdict struct {
 	TCB        TCB
 	Collateral Used
 	Until      time.Time // when the chain ends, or the collateral, if it is valid now
+	ReportData string    // hex, where no manifest is bound; empty from Verify
 }
 
 // Verify checks the signatures of a quote: PCK chain to the anchors, report of the quoting enclave, attestation key,

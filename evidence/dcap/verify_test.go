@@ -18,18 +18,6 @@ import (
 
 var now = time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
 
-func codeOf(t testing.TB, err error) rats.Code {
-	t.Helper()
-	if err == nil {
-		return ""
-	}
-	r, ok := rats.ReasonOf(err)
-	if !ok {
-		t.Fatalf("%v is not a refusal", err)
-	}
-	return r.Code
-}
-
 // scene is a valid quote with all that belongs to it; tests change one thing.
 type scene struct {
 	intel   *dcaptest.Intel
@@ -168,7 +156,7 @@ func TestQuoteWithOneThingChangedIsRefused(t *testing.T) {
 		}, dcap.CodeRevoked.Code},
 	} {
 		s := newScene()
-		if _, err := s.verify(t, c.make(s)); codeOf(t, err) != c.code {
+		if _, err := s.verify(t, c.make(s)); dcaptest.CodeOf(t, err) != c.code {
 			t.Errorf("%s: %v, expected %s", name, err, c.code)
 		}
 	}
@@ -310,7 +298,7 @@ func TestChainBesideTheQuoteIsUsed(t *testing.T) {
 		if kind == 4 {
 			continue
 		}
-		if _, err := s.verify(t, s.quote()); codeOf(t, err) != dcap.CodeQESignature.Code {
+		if _, err := s.verify(t, s.quote()); dcaptest.CodeOf(t, err) != dcap.CodeQESignature.Code {
 			t.Errorf("type %d with another machine's certificate: %v", kind, err)
 		}
 	}
@@ -349,7 +337,7 @@ func TestCertificateOfAnotherKeyThanNamedIsRefused(t *testing.T) {
 		s := newScene()
 		s.in.Endorsements = append(s.in.Endorsements, dcaptest.Endorsements(s.machine.PCK.PEM(), s.machine.CA.PEM())...)
 		s.machine.CertType, s.machine.CertData = c.kind, c.data
-		if _, err := s.verify(t, s.quote()); codeOf(t, err) != c.code {
+		if _, err := s.verify(t, s.quote()); dcaptest.CodeOf(t, err) != c.code {
 			t.Errorf("%s: %v, expected %s", name, err, c.code)
 		}
 	}

@@ -104,11 +104,7 @@ func (r *Rules) Lint() []rats.Reason {
 		reasons = append(reasons, CodeRuleEmpty.Refuse("", "mrtd or any_measurement", "neither"))
 	}
 	check := func(name string, values []string) {
-		for i, v := range values {
-			if b, err := hex.DecodeString(v); err != nil || len(b) != measurementSize || strings.ToLower(v) != v {
-				reasons = append(reasons, CodeRuleHex.Refuse(fmt.Sprintf("%s[%d]", name, i), fmt.Sprintf("%d hex digits", 2*measurementSize), v))
-			}
-		}
+		reasons = append(reasons, dcap.LintHex(CodeRuleHex, name, values, measurementSize)...)
 	}
 	check("mrtd", r.MRTD)
 	check("mr_config_id", r.MRConfigID)
