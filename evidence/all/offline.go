@@ -171,10 +171,14 @@ func logRegisters(g appraise.Given, e *rats.Evidence, in *rats.Inputs) error {
 	return err
 }
 
-// listRegisters gives an IMA list the values that were given.
+// listRegisters gives an IMA list the values that were given, and the keys by which to verify signatures.
 func listRegisters(g appraise.Given, e *rats.Evidence, in *rats.Inputs) error {
 	if ima.IsASCII(g.Body) {
 		e.MediaType = ima.MediaTypeASCII
+	}
+	in.Endorsements = nil
+	for _, f := range g.CA {
+		in.Endorsements = append(in.Endorsements, rats.Endorsement{MediaType: ima.MediaTypeKeys, Body: f.Body, Fetched: g.Now})
 	}
 	if len(g.Registers) == 0 {
 		return nil
