@@ -5,6 +5,7 @@ import (
 	"os/signal"
 	"runtime/pprof"
 	"syscall"
+	"testing"
 )
 
 // profileEnv names a file for the CPU profile of the server process while the benchmark counts.
@@ -25,9 +26,16 @@ func profile(path string) {
 	}
 }
 
-// profile tells the server process, if there shall be a profile.
-func (f *fleet) profile(s syscall.Signal) {
-	if os.Getenv(profileEnv) != "" {
-		f.must(syscall.Kill(f.pid, s))
+// profileServer tells the server process to begin or to end its profile, if there shall be one.
+func profileServer(b *testing.B, pid int, begin bool) {
+	if os.Getenv(profileEnv) == "" {
+		return
+	}
+	s := syscall.SIGUSR2
+	if begin {
+		s = syscall.SIGUSR1
+	}
+	if err := syscall.Kill(pid, s); err != nil {
+		b.Fatal(err)
 	}
 }
