@@ -1,0 +1,266 @@
+package measuring
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/assay-attest/assay/api"
+	"github.com/assay-attest/assay/enclave"
+	"github.com/assay-attest/assay/enclave/abi"
+	"github.com/assay-attest/assay/enclave/sdk/boundary"
+	"github.com/assay-attest/assay/internal/measure"
+	"github.com/assay-attest/assay/internal/monitor"
+	"github.com/assay-attest/assay/rats"
+)
+
+// Instance is an initialised enclave, of a monitor in this process or of the daemon.
+type Instance interface {
+	Enter(ctx context.Context, entry string, in []byte) ([]byte, error)
+	Identity() enclave.Identity
+	Platform() abi.Platform
+	Destroy() error
+}
+
+// Loader has a monitor start an enclave.
+type Loader func(ctx context.Context, image, sigstruct []byte, o monitor.Options) (Instance, error)
+
+// InProcess is the Loader of a monitor in this process.
+func InProcess(m *monitor.Monitor) Loader {
+	return func(ctx context.Context, image, sigstruct []byte, o monitor.Options) (Instance, error) {
+		i, err := m.Load(ctx, image, sigstruct, o)
+		if err != nil {
+			return nil, err
+		}
+		return i, nil
+	}
+}
+
+// Config is what a measuring enclave is started with. All fields but Mode, Switchless and Log are needed.
+type Config struct {
+	Load             Loader
+	Image, Sigstruct []byte
+	Mode             abi.Mode // 0: inline
+	Switchless       bool
+	System           measure.System // restricted to what this machine lets be read: the enclave names any path
+	PlanSigner       []byte         // SubjectPublicKeyInfo of the one key whose plans are obeyed (S05)
+	Namespace, Node  string         // whose orders are obeyed
+	Log              *slog.Logger   // nil: nothing
+}
+
+// Enclave is a measuring enclave. It is safe for concurrent use.
+type Enclave struct {
+	c  Config
+	mu sync.Mutex // one call at a time is inside
+	in Instance   // nil: it was stopped, and the next use starts it anew
+	gn uint64     // how often it was started
+	k  []rats.BoundKey
+}
+
+// Start starts the enclave and has it make its keys.
+func Start(ctx context.Context, c Config) (*Enclave, error) {
+	if c.Load == nil || c.System == nil || len(c.PlanSigner) == 0 {
+		return nil, errors.New("a measuring enclave needs a monitor, a system and a plan signer")
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	e := &Enclave{c: c}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e, e.start(ctx)
+}
+
+// ConfigID is the launch configuration for a plan signer: its SHA-256 and 32 zero bytes.
+func ConfigID(planSigner []byte) (id [64]byte) {
+	copy(id[:], rats.SHA256(planSigner).Sum)
+	return id
+}
+
+// start loads the image. The caller holds the lock.
+func (e *Enclave) start(ctx context.Context) error {
+	calls, closed := monitor.Outside(e.c.System)
+	in, err := e.c.Load(ctx, e.c.Image, e.c.Sigstruct, monitor.Options{
+		Mode: e.c.Mode, Start: enclave.Start{ConfigID: ConfigID(e.c.PlanSigner)}, Host: calls, Close: closed, Switchless: e.c.Switchless,
+	})
+	if err != nil {
+		return fmt.Errorf("starting the measuring enclave: %w", err)
+	}
+	e.in = in
+	e.gn++
+	born, err := call[Setup, Born](ctx, e, entryStart, Setup{PlanSigner: e.c.PlanSigner, Namespace: e.c.Namespace, Node: e.c.Node})
+	if err != nil {
+		e.drop()
+		return fmt.Errorf("starting the measuring enclave: %w", err)
+	}
+	e.k = []rats.BoundKey{
+		{Use: rats.KeyHPKE, Public: born.HPKE},
+		{Use: rats.KeyPlanSigner, Public: bytes.Clone(e.c.PlanSigner)},
+		{Use: rats.KeySign, Public: born.Sign},
+	}
+	return nil
+}
+
+// drop forgets an instance that is gone, or must go.
+func (e *Enclave) drop() {
+	if e.in != nil {
+		_ = e.in.Destroy() // whatever it says, it is not used any more
+	}
+	e.in, e.k = nil, nil
+}
+
+// call enters with types. The caller holds the lock. The context's end doesn't reach inside: it would cost the enclave its
+// life, and what calls do here is short.
+func call[In, Out any](ctx context.Context, e *Enclave, entry string, in In) (out Out, err error) {
+	b, err := boundary.Encode(in)
+	if err != nil {
+		return out, err
+	}
+	reply, err := e.in.Enter(context.WithoutCancel(ctx), entry, b)
+	if err != nil {
+		if gone(err) {
+			e.c.Log.Warn("the measuring enclave was stopped; its next use starts it anew", "entry", entry, "error", err)
+			e.drop()
+		}
+		return out, err
+	}
+	return out, boundary.Decode(reply, &out)
+}
+
+// gone says whether the instance doesn't answer any more: it was stopped, or its monitor is gone. A refusal leaves it be.
+func gone(err error) bool {
+	r, coded := rats.ReasonOf(err)
+	if !coded {
+		return true
+	}
+	harmless := []rats.Code{monitor.CodeBusy.Code, monitor.CodeReentry.Code, monitor.CodeInput.Code, monitor.CodeQuote.Code}
+	return strings.HasPrefix(string(r.Code), "monitor.") && !slices.Contains(harmless, r.Code)
+}
+
+// with calls f while nobody else is inside, with a running enclave.
+func (e *Enclave) with(ctx context.Context, f func() error) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.in == nil {
+		if err := e.start(ctx); err != nil {
+			return err
+		}
+	}
+	return f()
+}
+
+// Keys returns what a manifest must hold of this enclave: hpke, plan-signer and sign, in ascending order of use. They are
+// others after it was stopped and started anew.
+func (e *Enclave) Keys(ctx context.Context) (keys []rats.BoundKey, err error) {
+	err = e.with(ctx, func() error {
+		keys = slices.Clone(e.k)
+		return nil
+	})
+	return keys, err
+}
+
+// Identity returns what the enclave is; the zero value if it was stopped.
+func (e *Enclave) Identity() (id enclave.Identity, p abi.Platform) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.in == nil {
+		return id, p
+	}
+	return e.in.Identity(), e.in.Platform()
+}
+
+// Sigstruct returns the SIGSTRUCT it was started with.
+func (e *Enclave) Sigstruct() []byte { return e.c.Sigstruct }
+
+// Quote has the enclave check that a manifest (canonical bytes) holds its own keys, and returns the monitor's quote of the
+// manifest's SHA-256.
+func (e *Enclave) Quote(ctx context.Context, manifest []byte) ([]byte, error) {
+	var out Document
+	err := e.with(ctx, func() (err error) {
+		out, err = call[Document, Document](ctx, e, entryAttest, Document{manifest})
+		return err
+	})
+	return out.Bytes, err
+}
+
+// OpenRelease opens a secret that was sealed to the enclave's hpke key for this node. The secret is the caller's to wipe.
+func (e *Enclave) OpenRelease(ctx context.Context, r api.Release) ([]byte, error) {
+	var out Document
+	err := e.with(ctx, func() (err error) {
+		out, err = call[Release, Document](ctx, e, entryOpen, Release{Name: r.Name, Version: r.Version, Result: r.Result, Sealed: r.Sealed})
+		return err
+	})
+	return out.Bytes, err
+}
+
+// Run has the enclave open an order, run its plan for the attestation that the manifest (canonical bytes) describes, and
+// seal the signed report to the key that the order names. It ends with its context between two calls, after which the
+// enclave is free for another run.
+func (e *Enclave) Run(ctx context.Context, manifest, order []byte) ([]byte, error) {
+	var p Progress
+	var started uint64
+	err := e.with(ctx, func() (err error) {
+		p, err = call[Task, Progress](ctx, e, entryBegin, Task{manifest, order})
+		started = e.gn
+		return err
+	})
+	for err == nil && !p.Done {
+		if ctx.Err() != nil {
+			return nil, errors.Join(ctx.Err(), again(ctx, e, started, func() error {
+				_, err := call[struct{}, struct{}](ctx, e, entryAbandon, struct{}{})
+				return err
+			}))
+		}
+		err = again(ctx, e, started, func() (err error) {
+			p, err = call[struct{}, Progress](ctx, e, entryStep, struct{}{})
+			return err
+		})
+	}
+	if err != nil {
+		return nil, err
+	}
+	box := make([]byte, 0, p.Size)
+	for len(box) < int(p.Size) {
+		err := again(ctx, e, started, func() error {
+			part, err := call[From, Document](ctx, e, entryFetch, From{uint32(len(box))})
+			if err == nil && (len(part.Bytes) == 0 || len(part.Bytes) > int(p.Size)-len(box)) {
+				err = boundary.CodeMalformed.Bad(entryFetch, "a part of the report", fmt.Sprintf("%d bytes", len(part.Bytes)))
+			}
+			box = append(box, part.Bytes...)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return box, nil
+}
+
+// again calls f in the instance in which a run was begun, and in no other.
+func again(ctx context.Context, e *Enclave, started uint64, f func() error) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.in == nil || e.gn != started {
+		return monitor.CodePoisoned.Bad("run", "", "")
+	}
+	return f()
+}
+
+// Close destroys the enclave. Its keys are gone.
+func (e *Enclave) Close() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.drop()
+	return nil
+}
+
+// String keeps what it holds out of logs.
+func (e *Enclave) String() string { return "measuring.Enclave" }
+
+// GoString keeps what it holds out of logs.
+func (e *Enclave) GoString() string { return "measuring.Enclave" }
