@@ -58,8 +58,7 @@ type Release struct {
 // Chunk is how much of a sealed report crosses at a time.
 const Chunk = 1 << 20
 
-// Image are the options that the image is built with: room for a plan's outcomes of 250,000 files, and for an order of 1 MiB
-// in the buffer.
+// What the image is built with: room for the outcomes of 250,000 files in memory, and for an order of 1 MiB in the buffer.
 const (
 	Heap      = 768 << 20
 	Buffer    = 2 << 20

@@ -53,6 +53,14 @@ type Config struct {
 	Log              *slog.Logger   // nil: nothing
 }
 
+// Options are those that the image is built with. Whoever starts it names the plan signer, hence KSS.
+func Options() enclave.Options {
+	return enclave.Options{
+		Heap: Heap, Buffer: Buffer, ProductID: ProductID, SVN: SVN,
+		Attributes: abi.Attributes{Flags: abi.FlagInit | abi.FlagMode64 | abi.FlagKSS, XFRM: enclave.DefaultXFRM},
+	}
+}
+
 // Enclave is a measuring enclave. It is safe for concurrent use.
 type Enclave struct {
 	c  Config
