@@ -18,19 +18,18 @@ import (
 	"github.com/assay-attest/assay/internal/attester/plan"
 	"github.com/assay-attest/assay/internal/attester/tpm"
 	"github.com/assay-attest/assay/internal/attester/tsm"
-	"github.com/assay-attest/assay/internal/measure"
 	device "github.com/assay-attest/assay/internal/tpm"
 	"github.com/assay-attest/assay/rats"
 )
 
 // Deps is what Attesters work with.
 type Deps struct {
-	TPM     *device.Device
-	AK      *device.AK
-	Enclave *measure.Enclave
-	Root    fs.FS     // the machine's file tree, for what the kernel measured
-	TSM     tsm.Tree  // where reports of TEE guests are asked for; tsm.Dir(tsm.Root) on a machine
-	Rand    io.Reader // names of reports
+	TPM   *device.Device
+	AK    *device.AK
+	Plans plan.Enclave // what runs orders; nil: nothing does
+	Root  fs.FS        // the machine's file tree, for what the kernel measured
+	TSM   tsm.Tree     // where reports of TEE guests are asked for; tsm.Dir(tsm.Root) on a machine
+	Rand  io.Reader    // names of reports
 }
 
 // OnThisMachine completes d with this machine's file tree and report interface.
@@ -52,7 +51,7 @@ func List(d Deps) []rats.Attester {
 		tsm.New(tsm.Config{
 			Descriptor: tdx.Describe(), MediaType: tdx.MediaType, Provider: tsm.ProviderTDX, Tree: d.TSM, Random: d.Rand,
 		}),
-		plan.New(d.Enclave),
+		plan.New(d.Plans),
 	}
 }
 

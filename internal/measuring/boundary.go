@@ -66,7 +66,7 @@ const (
 	SVN       = 1
 )
 
-// What the inside refuses, and what its host can't do.
+// What the inside refuses.
 var (
 	CodeSetup = rats.CodeInfo{Code: "measuring.enclave.setup", Slot: rats.RuntimeOpaque,
 		Title: "the enclave was not started, or twice", Hint: "it is told plan signer, namespace and node once, before anything else"}
@@ -74,9 +74,7 @@ var (
 		Title: "the enclave's launch configuration names another plan signer", Hint: "start it with the SHA-256 of the plan signer as CONFIGID, and KSS among its attributes"}
 	CodeIdle = rats.CodeInfo{Code: "measuring.enclave.idle", Slot: rats.RuntimeOpaque,
 		Title: "the enclave has nothing of the kind asked for", Hint: "begin a run first, and fetch within its size"}
-	CodeFiles = rats.CodeInfo{Code: "measuring.image.unreadable", Slot: rats.Executables,
-		Title: "the measuring enclave's image or SIGSTRUCT can't be read", Hint: "`make build` puts both beside the binary; the agent's configuration says where they are"}
 )
 
 // Codes are all reasons that this package gives.
-var Codes = []rats.CodeInfo{CodeSetup, CodeSigner, CodeIdle, CodeFiles}
+var Codes = []rats.CodeInfo{CodeSetup, CodeSigner, CodeIdle}

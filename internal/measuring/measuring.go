@@ -16,23 +16,16 @@ import (
 	"github.com/assay-attest/assay/enclave/sdk/boundary"
 	"github.com/assay-attest/assay/internal/measure"
 	"github.com/assay-attest/assay/internal/monitor"
+	"github.com/assay-attest/assay/internal/monitor/daemon"
 	"github.com/assay-attest/assay/rats"
 )
 
-// Instance is an initialised enclave, of a monitor in this process or of the daemon.
-type Instance interface {
-	Enter(ctx context.Context, entry string, in []byte) ([]byte, error)
-	Identity() enclave.Identity
-	Platform() abi.Platform
-	Destroy() error
-}
-
 // Loader has a monitor start an enclave.
-type Loader func(ctx context.Context, image, sigstruct []byte, o monitor.Options) (Instance, error)
+type Loader func(ctx context.Context, image, sigstruct []byte, o monitor.Options) (monitor.Running, error)
 
 // InProcess is the Loader of a monitor in this process.
 func InProcess(m *monitor.Monitor) Loader {
-	return func(ctx context.Context, image, sigstruct []byte, o monitor.Options) (Instance, error) {
+	return func(ctx context.Context, image, sigstruct []byte, o monitor.Options) (monitor.Running, error) {
 		i, err := m.Load(ctx, image, sigstruct, o)
 		if err != nil {
 			return nil, err
@@ -40,6 +33,31 @@ func InProcess(m *monitor.Monitor) Loader {
 		return i, nil
 	}
 }
+
+// ByDaemon is the Loader of the monitor behind a socket. Every enclave has a connection of its own.
+func ByDaemon(socket string) Loader {
+	return func(ctx context.Context, image, sigstruct []byte, o monitor.Options) (monitor.Running, error) {
+		c, err := daemon.Dial(ctx, socket)
+		if err != nil {
+			return nil, err
+		}
+		e, err := c.Load(ctx, image, sigstruct, o)
+		if err != nil {
+			c.Close()
+			return nil, err
+		}
+		return remote{e, c}, nil
+	}
+}
+
+// remote is an enclave and the connection it lives over.
+type remote struct {
+	*daemon.Enclave
+	c *daemon.Client
+}
+
+// Destroy implements monitor.Running.
+func (r remote) Destroy() error { return errors.Join(r.Enclave.Destroy(), r.c.Close()) }
 
 // Config is what a measuring enclave is started with. All fields but Mode, Switchless and Log are needed.
 type Config struct {
@@ -64,9 +82,9 @@ func Options() enclave.Options {
 // Enclave is a measuring enclave. It is safe for concurrent use.
 type Enclave struct {
 	c  Config
-	mu sync.Mutex // one call at a time is inside
-	in Instance   // nil: it was stopped, and the next use starts it anew
-	gn uint64     // how often it was started
+	mu sync.Mutex      // one call at a time is inside
+	in monitor.Running // nil: it was stopped, and the next use starts it anew
+	gn uint64          // how often it was started
 	k  []rats.BoundKey
 }
 
@@ -124,20 +142,13 @@ func (e *Enclave) drop() {
 
 // call enters with types. The caller holds the lock. The context's end doesn't reach inside: it would cost the enclave its
 // life, and what calls do here is short.
-func call[In, Out any](ctx context.Context, e *Enclave, entry string, in In) (out Out, err error) {
-	b, err := boundary.Encode(in)
-	if err != nil {
-		return out, err
+func call[In, Out any](ctx context.Context, e *Enclave, entry string, in In) (Out, error) {
+	out, err := monitor.Call[In, Out](context.WithoutCancel(ctx), e.in, entry, in)
+	if err != nil && gone(err) {
+		e.c.Log.Warn("the measuring enclave was stopped; its next use starts it anew", "entry", entry, "error", err)
+		e.drop()
 	}
-	reply, err := e.in.Enter(context.WithoutCancel(ctx), entry, b)
-	if err != nil {
-		if gone(err) {
-			e.c.Log.Warn("the measuring enclave was stopped; its next use starts it anew", "entry", entry, "error", err)
-			e.drop()
-		}
-		return out, err
-	}
-	return out, boundary.Decode(reply, &out)
+	return out, err
 }
 
 // gone says whether the instance doesn't answer any more: it was stopped, or its monitor is gone. A refusal leaves it be.

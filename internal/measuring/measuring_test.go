@@ -239,7 +239,7 @@ func TestPlanSignerComesFromTheLaunchConfiguration(t *testing.T) {
 	s, stranger := newServer(t), newServer(t)
 	image, sigstruct := measuringtest.Image(t, measuringtest.Options{})
 	m := measuringtest.Monitor(t, nil)
-	load := func(ctx context.Context, image, sigstruct []byte, o monitor.Options) (measuring.Instance, error) {
+	load := func(ctx context.Context, image, sigstruct []byte, o monitor.Options) (monitor.Running, error) {
 		o.Start.ConfigID = measuring.ConfigID(stranger.spki)
 		return measuring.InProcess(m)(ctx, image, sigstruct, o)
 	}
@@ -248,8 +248,8 @@ func TestPlanSignerComesFromTheLaunchConfiguration(t *testing.T) {
 	})
 	wantCode(t, "another launch configuration", err, measuring.CodeSigner)
 
-	var in measuring.Instance
-	load = func(ctx context.Context, image, sigstruct []byte, o monitor.Options) (_ measuring.Instance, err error) {
+	var in monitor.Running
+	load = func(ctx context.Context, image, sigstruct []byte, o monitor.Options) (_ monitor.Running, err error) {
 		in, err = measuring.InProcess(m)(ctx, image, sigstruct, o)
 		return in, err
 	}
