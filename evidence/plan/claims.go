@@ -32,3 +32,12 @@ type Measurement struct {
 
 // ClaimsOf implements rats.Claims.
 func (*Claims) ClaimsOf() rats.Format { return Format }
+
+// Highlights implements rats.Highlighter: what ran the plan.
+func (c *Claims) Highlights() []rats.Highlight {
+	backend := c.Backend
+	if c.Simulated {
+		backend += ", simulated"
+	}
+	return []rats.Highlight{{Name: "backend", Value: backend}}
+}
