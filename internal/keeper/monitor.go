@@ -40,12 +40,9 @@ func (k *Keeper) platform(svn uint16) (abi.Platform, error) {
 	return p, err
 }
 
-// MonitorKey returns the key of this program as a monitor of a security version; older versions' keys are asked for when
-// they are needed.
-func (c *Conn) MonitorKey(ctx context.Context, svn uint16) (*enclave.MonitorKey, error) {
-	return enclave.KeptMonitorKey(svn, func(svn uint16) ([]byte, error) {
-		return c.Derive(ctx, Request{Label: labelMonitor, SVN: svn, Size: enclave.RootSize})
-	})
+// MonitorBytes returns the key of this program as a monitor of a security version, for enclave.KeptMonitorKey.
+func (c *Conn) MonitorBytes(ctx context.Context, svn uint16) ([]byte, error) {
+	return c.Derive(ctx, Request{Label: labelMonitor, SVN: svn, Size: enclave.RootSize})
 }
 
 // monitorEvent is the text that measures the monitor's attestation key; "" if there is no monitor among the clients. Where
@@ -121,4 +118,15 @@ func (k *Keeper) recordBoot() error {
 		return fmt.Errorf("recording this boot: %w", err)
 	}
 	return k.runtime.write(bootFileName, b)
+}
+
+// noteMonitor tells the log that a monitor asked for its key: it started, or connected again (R097). Nothing depends on the
+// entry: a full disk must not keep a monitor from its key.
+func (k *Keeper) noteMonitor(c Client) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.seed == nil {
+		return
+	}
+	_ = k.audit("monitor-started", k.root.Root, fmt.Sprintf("%s, version %d, %s", c.Name, c.SVN, c.Image))
 }
