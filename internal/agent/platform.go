@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/assay-attest/assay/internal/attesters"
+	"github.com/assay-attest/assay/internal/measuring"
 	"github.com/assay-attest/assay/rats"
 )
 
@@ -55,6 +56,9 @@ func openPlatform(ctx context.Context, s State, c Config, rand io.Reader, now fu
 		return nil, err
 	}
 	deps := attesters.OnThisMachine(attesters.Deps{TPM: dev, AK: ak, Plans: enc, Rand: rand})
+	if measured, ok := enc.(*measuring.Enclave); ok {
+		deps.Quotes, deps.Keeper = measured, attesters.ByMonitor(c.Enclave.Monitor)
+	}
 	return &platform{
 		key:       key,
 		boot:      func(ctx context.Context) (rats.Digest, error) { return attesters.Boot(ctx, deps) },

@@ -24,10 +24,16 @@ type Info struct {
 	Key      [64]byte // of its attestation key, x ‖ y
 	Platform [16]byte // abi.Platform as reports have it, without a mode; see Info.Decode
 	Event    string   // the text by which the key is measured into abi.KeyPCR
+	Events   []string // all that the root keeper measured into it in this boot, in this order
+	// Condition is what is wrong with the root now: ConditionLocked, or nothing.
+	Condition string
 }
 
 // Decode returns the platform: launch, root, version, isolation. Its mode is an enclave's own and stands as inline here.
 func (i Info) Decode() (abi.Platform, error) { return abi.ParsePlatform(i.Platform) }
+
+// Measured says whether the keeper measured the key in this boot, by its own account.
+func (i Info) Measured() bool { return slices.Contains(i.Events, i.Event) }
 
 // Client is a connection to a monitor. Its methods may be called from several goroutines. Enclaves live as long as their
 // connection: if either side ends, they are gone, and what they sealed opens again in new ones.

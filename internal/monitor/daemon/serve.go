@@ -41,9 +41,9 @@ const (
 // Options are how a daemon serves.
 type Options struct {
 	UIDs        []uint32 // users who may connect; empty: nobody
-	Info        Info     // what clients are told
-	MaxEnclaves int      // of one connection; 0: DefaultEnclaves
-	MaxImage    int      // bytes of an image file; 0: DefaultImage
+	Info        func() Info
+	MaxEnclaves int // of one connection; 0: DefaultEnclaves
+	MaxImage    int // bytes of an image file; 0: DefaultImage
 	Log         *slog.Logger
 }
 
@@ -55,6 +55,9 @@ func Serve(ctx context.Context, ln net.Listener, m *monitor.Monitor, o Options) 
 	}
 	if o.MaxImage == 0 {
 		o.MaxImage = DefaultImage
+	}
+	if o.Info == nil {
+		o.Info = func() Info { return Info{} }
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -175,7 +178,7 @@ func (s *session) find(id uint32) *served {
 func (s *session) handle(ctx context.Context, f frame) error {
 	switch f.op {
 	case opInfo:
-		b, err := boundary.Encode(s.o.Info)
+		b, err := boundary.Encode(s.o.Info())
 		if err != nil {
 			return err
 		}

@@ -96,7 +96,7 @@ func Monitor(t testing.TB, change func(*monitor.Config)) *monitor.Monitor {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := abi.Platform{Launch: abi.LaunchUserspace, Root: abi.RootSoftware, SVN: 1}
+	p := abi.Platform{Launch: abi.LaunchUserspace, Root: abi.RootSimulated, SVN: 1}
 	attestation, err := key.AttestationKey(p, "")
 	if err != nil {
 		t.Fatal(err)
