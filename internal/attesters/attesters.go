@@ -25,14 +25,14 @@ import (
 
 // Deps is what Attesters work with.
 type Deps struct {
-	TPM     *device.Device
-	AK      *device.AK
-	Plans   plan.Enclave     // what runs orders; nil: nothing does
-	Quotes  enclave.Source   // an enclave in a monitor; nil: there is none
-	Keeper  enclave.Measured // what was measured with the monitor's key; nil with a simulated root
-	Root    fs.FS            // the machine's file tree, for what the kernel measured
-	TSM     tsm.Tree         // where reports of TEE guests are asked for; tsm.Dir(tsm.Root) on a machine
-	Rand    io.Reader        // names of reports
+	TPM    *device.Device
+	AK     *device.AK
+	Plans  plan.Enclave     // what runs orders; nil: nothing does
+	Quotes enclave.Source   // an enclave in a monitor; nil: there is none
+	Keeper enclave.Measured // what was measured with the monitor's key; nil with a simulated root
+	Root   fs.FS            // the machine's file tree, for what the kernel measured
+	TSM    tsm.Tree         // where reports of TEE guests are asked for; tsm.Dir(tsm.Root) on a machine
+	Rand   io.Reader        // names of reports
 }
 
 // ByMonitor is what Deps.Keeper is where a monitor listens at a socket.

@@ -1,3 +1,13 @@
+// Package measuring is the measuring enclave as its host sees it: the plan runner of package measure as an enclave image
+// that a monitor runs.
+//
+// It guarantees that plans are verified and decrypted inside: the host hands boxes in and out and sees the arguments of
+// OCALLs, nothing else of a plan before its turn. The keys are born inside and are new with every start (R025). A run is
+// cut into calls of bounded length, so that no plan exceeds what a monitor grants to a call, and a long run can be given
+// up between two of them. An enclave that was stopped, for a fault or a budget, is started anew with new keys.
+//
+// It makes nothing true that isn't: whose word the enclave's isolation is, and what it is worth, is in the evidence of
+// format enclave. What is inside is in folder inside.
 package measuring
 
 import (
@@ -15,6 +25,7 @@ import (
 	"github.com/assay-attest/assay/enclave/abi"
 	"github.com/assay-attest/assay/enclave/sdk/boundary"
 	"github.com/assay-attest/assay/internal/measure"
+	"github.com/assay-attest/assay/internal/measuring/entry"
 	"github.com/assay-attest/assay/internal/monitor"
 	"github.com/assay-attest/assay/internal/monitor/daemon"
 	"github.com/assay-attest/assay/rats"
@@ -74,7 +85,7 @@ type Config struct {
 // Options are those that the image is built with. Whoever starts it names the plan signer, hence KSS.
 func Options() enclave.Options {
 	return enclave.Options{
-		Heap: Heap, Buffer: Buffer, ProductID: ProductID, SVN: SVN,
+		Heap: entry.Heap, Buffer: entry.Buffer, ProductID: entry.ProductID, SVN: entry.SVN,
 		Attributes: abi.Attributes{Flags: abi.FlagInit | abi.FlagMode64 | abi.FlagKSS, XFRM: enclave.DefaultXFRM},
 	}
 }
@@ -119,7 +130,7 @@ func (e *Enclave) start(ctx context.Context) error {
 	}
 	e.in = in
 	e.gn++
-	born, err := call[Setup, Born](ctx, e, entryStart, Setup{PlanSigner: e.c.PlanSigner, Namespace: e.c.Namespace, Node: e.c.Node})
+	born, err := call[entry.Setup, entry.Born](ctx, e, entry.Start, entry.Setup{PlanSigner: e.c.PlanSigner, Namespace: e.c.Namespace, Node: e.c.Node})
 	if err != nil {
 		e.drop()
 		return fmt.Errorf("starting the measuring enclave: %w", err)
@@ -142,10 +153,10 @@ func (e *Enclave) drop() {
 
 // call enters with types. The caller holds the lock. The context's end doesn't reach inside: it would cost the enclave its
 // life, and what calls do here is short.
-func call[In, Out any](ctx context.Context, e *Enclave, entry string, in In) (Out, error) {
-	out, err := monitor.Call[In, Out](context.WithoutCancel(ctx), e.in, entry, in)
+func call[In, Out any](ctx context.Context, e *Enclave, name string, in In) (Out, error) {
+	out, err := monitor.Call[In, Out](context.WithoutCancel(ctx), e.in, name, in)
 	if err != nil && gone(err) {
-		e.c.Log.Warn("the measuring enclave was stopped; its next use starts it anew", "entry", entry, "error", err)
+		e.c.Log.Warn("the measuring enclave was stopped; its next use starts it anew", "entry", name, "error", err)
 		e.drop()
 	}
 	return out, err
@@ -199,9 +210,9 @@ func (e *Enclave) Sigstruct() []byte { return e.c.Sigstruct }
 // Quote has the enclave check that a manifest (canonical bytes) holds its own keys, and returns the monitor's quote of the
 // manifest's SHA-256.
 func (e *Enclave) Quote(ctx context.Context, manifest []byte) ([]byte, error) {
-	var out Document
+	var out entry.Document
 	err := e.with(ctx, func() (err error) {
-		out, err = call[Document, Document](ctx, e, entryAttest, Document{manifest})
+		out, err = call[entry.Document, entry.Document](ctx, e, entry.Attest, entry.Document{Bytes: manifest})
 		return err
 	})
 	return out.Bytes, err
@@ -209,9 +220,9 @@ func (e *Enclave) Quote(ctx context.Context, manifest []byte) ([]byte, error) {
 
 // OpenRelease opens a secret that was sealed to the enclave's hpke key for this node. The secret is the caller's to wipe.
 func (e *Enclave) OpenRelease(ctx context.Context, r api.Release) ([]byte, error) {
-	var out Document
+	var out entry.Document
 	err := e.with(ctx, func() (err error) {
-		out, err = call[Release, Document](ctx, e, entryOpen, Release{Name: r.Name, Version: r.Version, Result: r.Result, Sealed: r.Sealed})
+		out, err = call[entry.Release, entry.Document](ctx, e, entry.Open, entry.Release{Name: r.Name, Version: r.Version, Result: r.Result, Sealed: r.Sealed})
 		return err
 	})
 	return out.Bytes, err
@@ -221,22 +232,22 @@ func (e *Enclave) OpenRelease(ctx context.Context, r api.Release) ([]byte, error
 // seal the signed report to the key that the order names. It ends with its context between two calls, after which the
 // enclave is free for another run.
 func (e *Enclave) Run(ctx context.Context, manifest, order []byte) ([]byte, error) {
-	var p Progress
+	var p entry.Progress
 	var started uint64
 	err := e.with(ctx, func() (err error) {
-		p, err = call[Task, Progress](ctx, e, entryBegin, Task{manifest, order})
+		p, err = call[entry.Task, entry.Progress](ctx, e, entry.Begin, entry.Task{Manifest: manifest, Order: order})
 		started = e.gn
 		return err
 	})
 	for err == nil && !p.Done {
 		if ctx.Err() != nil {
 			return nil, errors.Join(ctx.Err(), again(ctx, e, started, func() error {
-				_, err := call[struct{}, struct{}](ctx, e, entryAbandon, struct{}{})
+				_, err := call[struct{}, struct{}](ctx, e, entry.Abandon, struct{}{})
 				return err
 			}))
 		}
 		err = again(ctx, e, started, func() (err error) {
-			p, err = call[struct{}, Progress](ctx, e, entryStep, struct{}{})
+			p, err = call[struct{}, entry.Progress](ctx, e, entry.Step, struct{}{})
 			return err
 		})
 	}
@@ -246,9 +257,9 @@ func (e *Enclave) Run(ctx context.Context, manifest, order []byte) ([]byte, erro
 	box := make([]byte, 0, p.Size)
 	for len(box) < int(p.Size) {
 		err := again(ctx, e, started, func() error {
-			part, err := call[From, Document](ctx, e, entryFetch, From{uint32(len(box))})
+			part, err := call[entry.From, entry.Document](ctx, e, entry.Fetch, entry.From{Offset: uint32(len(box))})
 			if err == nil && (len(part.Bytes) == 0 || len(part.Bytes) > int(p.Size)-len(box)) {
-				err = boundary.CodeMalformed.Bad(entryFetch, "a part of the report", fmt.Sprintf("%d bytes", len(part.Bytes)))
+				err = boundary.CodeMalformed.Bad(entry.Fetch, "a part of the report", fmt.Sprintf("%d bytes", len(part.Bytes)))
 			}
 			box = append(box, part.Bytes...)
 			return err

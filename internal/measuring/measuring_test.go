@@ -17,6 +17,7 @@ import (
 	"github.com/assay-attest/assay/enclave/abi"
 	"github.com/assay-attest/assay/internal/measure"
 	"github.com/assay-attest/assay/internal/measuring"
+	"github.com/assay-attest/assay/internal/measuring/entry"
 	"github.com/assay-attest/assay/internal/monitor"
 	"github.com/assay-attest/assay/internal/testkit/measuringtest"
 	"github.com/assay-attest/assay/plan"
@@ -246,7 +247,7 @@ func TestPlanSignerComesFromTheLaunchConfiguration(t *testing.T) {
 	_, err := measuring.Start(t.Context(), measuring.Config{
 		Load: load, Image: image, Sigstruct: sigstruct, System: measure.Restrict(measure.Local(), nil, nil), PlanSigner: s.spki, Namespace: namespace, Node: nodeID,
 	})
-	wantCode(t, "another launch configuration", err, measuring.CodeSigner)
+	wantCode(t, "another launch configuration", err, entry.CodeSigner)
 
 	var in monitor.Running
 	load = func(ctx context.Context, image, sigstruct []byte, o monitor.Options) (_ monitor.Running, err error) {
@@ -257,10 +258,10 @@ func TestPlanSignerComesFromTheLaunchConfiguration(t *testing.T) {
 		t.Fatal(err)
 	}
 	i := in.(*monitor.Instance)
-	_, err = monitor.Call[measuring.Setup, measuring.Born](t.Context(), i, "start", measuring.Setup{PlanSigner: s.spki, Namespace: namespace, Node: "nd_2"})
-	wantCode(t, "a second start", err, measuring.CodeSetup)
-	_, err = monitor.Call[struct{}, measuring.Progress](t.Context(), i, "step", struct{}{})
-	wantCode(t, "a step of no run", err, measuring.CodeIdle)
+	_, err = monitor.Call[entry.Setup, entry.Born](t.Context(), i, "start", entry.Setup{PlanSigner: s.spki, Namespace: namespace, Node: "nd_2"})
+	wantCode(t, "a second start", err, entry.CodeSetup)
+	_, err = monitor.Call[struct{}, entry.Progress](t.Context(), i, "step", struct{}{})
+	wantCode(t, "a step of no run", err, entry.CodeIdle)
 }
 
 // A release opens inside, and for its own node, name and result only.

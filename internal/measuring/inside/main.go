@@ -13,7 +13,7 @@ import (
 	"github.com/assay-attest/assay/api"
 	"github.com/assay-attest/assay/enclave/sdk"
 	"github.com/assay-attest/assay/internal/measure"
-	"github.com/assay-attest/assay/internal/measuring"
+	"github.com/assay-attest/assay/internal/measuring/entry"
 	"github.com/assay-attest/assay/plan"
 	"github.com/assay-attest/assay/rats"
 )
@@ -56,9 +56,9 @@ func (random) Read(b []byte) (int, error) {
 var _ io.Reader = random{}
 
 // doStart makes the keys. Whose plans are obeyed is not the host's to choose: the launch configuration is in every report.
-func doStart(in measuring.Setup) (out measuring.Born, err error) {
+func doStart(in entry.Setup) (out entry.Born, err error) {
 	if enclave != nil {
-		return out, measuring.CodeSetup.Bad("enclave", "a first start", "another")
+		return out, entry.CodeSetup.Bad("enclave", "a first start", "another")
 	}
 	self, err := sdk.Self()
 	if err != nil {
@@ -67,10 +67,10 @@ func doStart(in measuring.Setup) (out measuring.Born, err error) {
 	var want [64]byte
 	copy(want[:], rats.SHA256(in.PlanSigner).Sum)
 	if self.ConfigID != want {
-		return out, measuring.CodeSigner.Bad("configid", fmt.Sprintf("%x", self.ConfigID), fmt.Sprintf("%x", want))
+		return out, entry.CodeSigner.Bad("configid", fmt.Sprintf("%x", self.ConfigID), fmt.Sprintf("%x", want))
 	}
 	// Near the end of the heap memory is worth more than time.
-	debug.SetMemoryLimit(measuring.Heap * 3 / 4)
+	debug.SetMemoryLimit(entry.Heap * 3 / 4)
 	e, err := measure.NewEnclave(measure.Config{
 		System: outside{}, Rand: random{}, Now: sdk.Now, PlanSigner: append([]byte(nil), in.PlanSigner...),
 		Namespace: in.Namespace, Node: in.Node, Workers: 1, Backend: plan.BackendEnclave, Hash: newHash,
@@ -92,13 +92,13 @@ func doStart(in measuring.Setup) (out measuring.Born, err error) {
 
 func started() error {
 	if enclave == nil {
-		return measuring.CodeSetup.Missing("enclave", "a start", "none")
+		return entry.CodeSetup.Missing("enclave", "a start", "none")
 	}
 	return nil
 }
 
 // doAttest has a manifest quoted that binds this enclave's own keys: whoever trusts the quote trusts them.
-func doAttest(in measuring.Document) (out measuring.Document, err error) {
+func doAttest(in entry.Document) (out entry.Document, err error) {
 	if err := started(); err != nil {
 		return out, err
 	}
@@ -111,7 +111,7 @@ func doAttest(in measuring.Document) (out measuring.Document, err error) {
 	return out, err
 }
 
-func doOpen(in measuring.Release) (out measuring.Document, err error) {
+func doOpen(in entry.Release) (out entry.Document, err error) {
 	if err := started(); err != nil {
 		return out, err
 	}

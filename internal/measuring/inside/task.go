@@ -9,7 +9,7 @@ import (
 
 	"github.com/assay-attest/assay/enclave/sdk"
 	"github.com/assay-attest/assay/internal/measure"
-	"github.com/assay-attest/assay/internal/measuring"
+	"github.com/assay-attest/assay/internal/measuring/entry"
 	"github.com/assay-attest/assay/plan"
 	"github.com/assay-attest/assay/rats"
 )
@@ -32,12 +32,12 @@ const (
 	turnNanos = 2e9
 )
 
-func doBegin(in measuring.Task) (measuring.Progress, error) {
+func doBegin(in entry.Task) (entry.Progress, error) {
 	if err := started(); err != nil {
-		return measuring.Progress{}, err
+		return entry.Progress{}, err
 	}
 	if job != nil && !job.ended {
-		return measuring.Progress{}, measure.CodeBusy.Missing("enclave", "", "")
+		return entry.Progress{}, measure.CodeBusy.Missing("enclave", "", "")
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	t := &task{cancel: cancel, turn: make(chan struct{}), rest: make(chan struct{})}
@@ -52,19 +52,19 @@ func doBegin(in measuring.Task) (measuring.Progress, error) {
 	return doStep(sdk.None{})
 }
 
-func doStep(sdk.None) (measuring.Progress, error) {
+func doStep(sdk.None) (entry.Progress, error) {
 	if job == nil || job.ended {
-		return measuring.Progress{}, measuring.CodeIdle.Missing("run", "one that goes on", "none")
+		return entry.Progress{}, entry.CodeIdle.Missing("run", "one that goes on", "none")
 	}
 	job.resume()
 	if !job.ended {
-		return measuring.Progress{}, nil
+		return entry.Progress{}, nil
 	}
 	if err := job.err; err != nil {
 		job = nil
-		return measuring.Progress{}, err
+		return entry.Progress{}, err
 	}
-	return measuring.Progress{Done: true, Size: uint32(len(job.box))}, nil
+	return entry.Progress{Done: true, Size: uint32(len(job.box))}, nil
 }
 
 // resume gives the run one turn.
@@ -74,13 +74,13 @@ func (t *task) resume() {
 	<-t.rest
 }
 
-func doFetch(in measuring.From) (out measuring.Document, err error) {
+func doFetch(in entry.From) (out entry.Document, err error) {
 	if job == nil || !job.ended || int64(in.Offset) >= int64(len(job.box)) {
-		return out, measuring.CodeIdle.Missing("report", "an offset within one", fmt.Sprint(in.Offset))
+		return out, entry.CodeIdle.Missing("report", "an offset within one", fmt.Sprint(in.Offset))
 	}
 	rest := job.box[in.Offset:]
-	out.Bytes = rest[:min(len(rest), measuring.Chunk)]
-	if len(rest) <= measuring.Chunk {
+	out.Bytes = rest[:min(len(rest), entry.Chunk)]
+	if len(rest) <= entry.Chunk {
 		job = nil // it was handed out
 	}
 	return out, nil

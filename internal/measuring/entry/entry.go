@@ -1,26 +1,18 @@
-// Package measuring is the measuring enclave as its host sees it: the plan runner of package measure as an enclave image
-// that a monitor runs.
-//
-// It guarantees that plans are verified and decrypted inside: the host hands boxes in and out and sees the arguments of
-// OCALLs, nothing else of a plan before its turn. The keys are born inside and are new with every start (R025). A run is
-// cut into calls of bounded length, so that no plan exceeds what a monitor grants to a call, and a long run can be given
-// up between two of them. An enclave that was stopped, for a fault or a budget, is started anew with new keys.
-//
-// It makes nothing true that isn't: whose word the enclave's isolation is, and what it is worth, is in the evidence of
-// format enclave. What is inside is in folder inside.
-package measuring
+// Package entry is what the inside of the measuring enclave and its host agree on: the entry points, what crosses with them,
+// and how the image is built. It guarantees nothing by itself.
+package entry
 
 import "github.com/assay-attest/assay/rats"
 
 // The entry points, with what they take and give.
 const (
-	entryStart   = "start"   // Setup → Born; once, before all others
-	entryAttest  = "attest"  // Document → Document: a manifest → the platform's quote of its digest
-	entryBegin   = "begin"   // Task → Progress
-	entryStep    = "step"    // None → Progress
-	entryFetch   = "fetch"   // From → Document: a part of what was sealed
-	entryAbandon = "abandon" // None → None
-	entryOpen    = "open"    // Release → Document: the secret
+	Start   = "start"   // Setup → Born; once, before all others
+	Attest  = "attest"  // Document → Document: a manifest → the platform's quote of its digest
+	Begin   = "begin"   // Task → Progress
+	Step    = "step"    // None → Progress
+	Fetch   = "fetch"   // From → Document: a part of what was sealed
+	Abandon = "abandon" // None → None
+	Open    = "open"    // Release → Document: the secret
 )
 
 // Setup is what the enclave is told of where it runs. The plan signer must be the one its launch configuration names (S05).
