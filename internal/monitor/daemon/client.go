@@ -87,7 +87,7 @@ func (c *Client) Read(b []byte) (int, error) {
 			err = e
 		}
 	}
-	return n, err
+	return max(n, 0), err
 }
 
 // read hands frames to whoever waits for them, until the connection ends.

@@ -221,7 +221,7 @@ func (s *session) load(ctx context.Context, f frame) error {
 	s.mu.Lock()
 	_, twice := s.enclaves[f.id]
 	many := len(s.enclaves) >= s.o.MaxEnclaves
-	if !twice && !many {
+	if f.id != 0 && !twice && !many {
 		s.enclaves[f.id] = e
 	}
 	s.mu.Unlock()
