@@ -20,16 +20,17 @@ import (
 	"github.com/assay-attest/assay/internal/monitor"
 )
 
-// Build builds the module of the enclave's inside as `make build` does.
-func Build() ([]byte, error) {
+// Build builds the module of the enclave's inside as `make build` does, in a folder of the project, with more arguments.
+func Build(folder string, more ...string) ([]byte, error) {
 	dir, err := os.MkdirTemp("", "measuring")
 	if err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
 	file := filepath.Join(dir, "measuring.wasm")
-	cmd := exec.Command("go", "build", "-buildmode=c-shared", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", file,
-		"github.com/assay-attest/assay/internal/measuring/inside")
+	args := append([]string{"build", "-buildmode=c-shared", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", file}, more...)
+	cmd := exec.Command("go", append(args, "github.com/assay-attest/assay/internal/measuring/inside")...)
+	cmd.Dir = folder
 	cmd.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm", "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("%w\n%s", err, out)
@@ -37,7 +38,7 @@ func Build() ([]byte, error) {
 	return os.ReadFile(file)
 }
 
-var module = sync.OnceValues(Build)
+var module = sync.OnceValues(func() ([]byte, error) { return Build("") })
 
 // Options change the image and its signature.
 type Options struct {
