@@ -80,7 +80,7 @@ func (p platform) monitor(t testing.TB, change func(*monitor.Config)) *monitor.M
 		t.Fatal(err)
 	}
 	c := monitor.Config{
-		Key: key, Platform: abi.Platform{Launch: abi.LaunchUserspace, Root: abi.RootSoftware, SVN: p.svn},
+		Key: key, Platform: abi.Platform{Launch: abi.LaunchUserspace, Root: abi.RootSimulated, SVN: p.svn},
 		Policy: monitor.Policy{Own: [][32]byte{abi.TestMRSIGNER, signerOf(t, stranger)}}, Rand: rand.Reader, Now: time.Now, Compiler: shared,
 	}
 	if change != nil {

@@ -115,7 +115,7 @@ func (k *Keeper) class() string {
 	case k.cfg.TPM == NoTPM:
 		return RootSimulated
 	case k.cfg.Launch == LaunchInitrd:
-		return RootMeasured
+		return RootInitrdSealed
 	default:
 		return RootOSProtected
 	}
@@ -326,7 +326,12 @@ func (k *Keeper) Derive(c Client, r Request) ([]byte, error) {
 	}
 	root := rootAt(k.seed.key(), r.SVN)
 	defer clear(root)
-	return expand(root, r.Size, "key", []byte(k.cfg.Launch), []byte(k.class()), []byte(c.Name), []byte(r.Label), r.Context), nil
+	return k.derived(root, c, r), nil
+}
+
+// derived is a key of a client's by the root of a version.
+func (k *Keeper) derived(root []byte, c Client, r Request) []byte {
+	return expand(root, r.Size, "key", []byte(k.cfg.Launch), []byte(k.class()), []byte(c.Name), []byte(r.Label), r.Context)
 }
 
 // locked is why there is no root.

@@ -100,6 +100,7 @@ func (k *Keeper) Serve(ctx context.Context, ln net.Listener) error {
 type session struct {
 	peer   Peer
 	client *Client
+	noted  bool // that a monitor started
 }
 
 func (k *Keeper) converse(ctx context.Context, c *net.UnixConn) {
@@ -170,6 +171,10 @@ func (k *Keeper) answer(ctx context.Context, s *session, b []byte) (reply, []byt
 			if s.client, err = k.identify(s.peer); err != nil {
 				return reply{}, nil, err
 			}
+		}
+		if m.Derive.Label == labelMonitor && !s.noted {
+			s.noted = true
+			k.noteMonitor(*s.client)
 		}
 		key, err := k.Derive(*s.client, *m.Derive)
 		return reply{}, key, err
