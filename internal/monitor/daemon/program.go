@@ -88,7 +88,7 @@ func Run(ctx context.Context, file string, env Env) error {
 		return err
 	}
 	defer closed()
-	ln, err := listen(ctx, c.Socket)
+	ln, err := Listen(ctx, c.Socket)
 	if err != nil {
 		return err
 	}
@@ -141,8 +141,8 @@ func newMonitor(ctx context.Context, c Config, root *keyring, env Env, log *slog
 	}, nil
 }
 
-// listen makes the socket. Whoever may reach it may connect; who is heard is decided by the user the kernel names.
-func listen(ctx context.Context, path string) (net.Listener, error) {
+// Listen makes the socket. Whoever may reach it may connect; who is heard is decided by the user the kernel names.
+func Listen(ctx context.Context, path string) (net.Listener, error) {
 	if info, err := os.Lstat(path); err == nil {
 		if info.Mode().Type() != fs.ModeSocket {
 			return nil, fmt.Errorf("making the monitor's socket: %s is there and is no socket", path)
