@@ -210,7 +210,7 @@ func (j *Joiner) RevokeAK(ctx context.Context, space store.Space, actor, serial 
 		if err := j.revokeAKs(tx, store.Node{ID: n.ID, AKCerts: []store.AKCert{c}}, at, "asked"); err != nil {
 			return err
 		}
-		n.AKCerts = slices.DeleteFunc(n.AKCerts, func(o store.AKCert) bool { return o.Serial == serial })
+		n.AKCerts = slices.DeleteFunc(slices.Clone(n.AKCerts), func(o store.AKCert) bool { return o.Serial == serial })
 		if err := tx.Nodes().Put(n); err != nil {
 			return fmt.Errorf("storing node %s: %w", clip(n.ID), err)
 		}

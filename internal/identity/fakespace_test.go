@@ -94,7 +94,6 @@ func (f fakeDocuments) Get(kind, name string, _ int64) (store.Document, error) {
 	return x, nil
 }
 
-
 type fakeEpochs struct{ d *fakeData }
 
 func (e fakeEpochs) Get() (int64, error) { return e.d.epoch, nil }
