@@ -23,11 +23,14 @@ import (
 	"github.com/assay-attest/assay/rats"
 )
 
+// Runner runs orders: the native enclave of package measure, or the one of package measuring.
+type Runner = plan.Enclave
+
 // Deps is what Attesters work with.
 type Deps struct {
 	TPM    *device.Device
 	AK     *device.AK
-	Plans  plan.Enclave     // what runs orders; nil: nothing does
+	Plans  Runner           // what runs orders; nil: nothing does
 	Quotes enclave.Source   // an enclave in a monitor; nil: there is none
 	Keeper enclave.Measured // what was measured with the monitor's key; nil with a simulated root
 	Root   fs.FS            // the machine's file tree, for what the kernel measured
