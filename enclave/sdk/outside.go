@@ -96,6 +96,28 @@ func parseStat(b []byte) Stat {
 	}
 }
 
+// FileHeadSize is how many bytes of File's buffer precede the content.
+const FileHeadSize = 1 + 2*statSize
+
+// File describes what a path names, not following a symbolic link, and reads it in the same call if it is a regular file
+// whose content fits into p behind FileHeadSize bytes. It is Stat, Open, ReadAt, Stat and Close, for the price of one; an
+// application may not offer it, which is an empty answer's or another code's to say.
+func (Outside) File(path, p []byte) (head boundary.FileHead, content []byte, code rats.Code) {
+	n, err := Exchange(boundary.CallFile, append(appendBytes(make([]byte, 0, 4+len(path)+1), path), 0), p)
+	if err != nil {
+		return head, nil, codeOf(err)
+	}
+	if n < FileHeadSize || p[0] > 1 {
+		return head, nil, boundary.CodeMalformed.Code
+	}
+	head = boundary.FileHead{Whole: p[0] == 1, Before: parseStat(p[1:]), After: parseStat(p[1+statSize:])}
+	content = p[FileHeadSize:n]
+	if head.Whole && int64(len(content)) != head.Before.Size {
+		return head, nil, boundary.CodeMalformed.Code
+	}
+	return head, content, ""
+}
+
 // Exec runs a command and returns a descriptor of its output.
 func (Outside) Exec(argv [][]byte, l plan.Limits) (int32, rats.Code) {
 	in, err := boundary.Encode(boundary.Exec{Argv: argv, Limits: l})

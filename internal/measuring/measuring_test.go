@@ -86,7 +86,7 @@ func manifest(t testing.TB, keys []rats.BoundKey) (rats.Manifest, []byte) {
 	t.Helper()
 	m := rats.Manifest{
 		Purpose: rats.PurposeAttest, Namespace: namespace, Node: nodeID, Verifier: rats.SHA256([]byte("v")), Nonce: make([]byte, 32),
-		Instance: make([]byte, 32), Keys: keys, Formats: []rats.Format{"enclave", "plan"},
+		Instance: make([]byte, 32), Keys: keys, Formats: []rats.Format{"tpm", "plan"},
 	}
 	rand.Read(m.Nonce)
 	b, err := m.Encode()

@@ -13,6 +13,17 @@ const (
 	CallClose  = "assay.close"   // Close → nothing
 )
 
+// CallFile is four of the operations in one call, since a call costs more than what it does: stat, and if the file is a
+// regular one that fits into the answer, open and read, stat again, close. StatOf → FileHead and the content, not encoded.
+// Nobody need offer it: the six operations say the same.
+const CallFile = "assay.file"
+
+// FileHead says what a file was before and after it was read.
+type FileHead struct {
+	Whole         bool // the content follows, all Before.Size bytes of it
+	Before, After Stat // After is zero without Whole
+}
+
 // MaxPath bounds a path in bytes.
 const MaxPath = 4096
 
