@@ -63,7 +63,11 @@ func (k *checker) proven(what string, registers ...int) bool {
 		if r, found := k.c.Register(n); found {
 			state = r.State
 		}
-		k.add(CodeUnquoted.Refuse(fmt.Sprintf("registers.%d", n), "a vouched value that the log yields, for "+what, state))
+		code := CodeUnquoted
+		if state == StateOpen {
+			code = CodeUnexplained
+		}
+		k.add(code.Refuse(fmt.Sprintf("registers.%d", n), "a vouched value that the log yields, for "+what, state))
 		ok = false
 	}
 	return ok
@@ -261,6 +265,10 @@ func (k *checker) boot() {
 		isLine := slices.ContainsFunc(lines, func(d []byte) bool { return bytes.Equal(d, m.Digest.Sum) }) ||
 			proven && !strings.HasPrefix(label, "grub_cmd") && m.Type == "EV_IPL" && matches(r.lines, line)
 		switch {
+		case m.Systemd:
+			if !k.systemdAllows(m) {
+				k.add(CodeSystemdEvent.Refuse(eventPath(m.Event), "what systemd or systemd_digests allow", m.Digest.String()+" "+clip(m.Text, 200)))
+			}
 		case isLine:
 			matched = true
 		case proven && m.Type == "EV_SEPARATOR":

@@ -31,7 +31,7 @@ type extractor struct {
 	sb   []int
 }
 
-func claimsOf(log *Log, b []byte, kind string, got compared) *Claims {
+func claimsOf(log *Log, b []byte, kind string, got compared, records []Record, part []byte) *Claims {
 	c := &Claims{
 		Kind: kind, CryptoAgile: log.Agile, Banks: log.bankNames(), Bank: got.bank, Events: len(log.Events),
 		Log: rats.SHA256(b[:log.Length]), Padding: len(log.Padding), Registers: got.registers, Phases: got.phases,
@@ -59,6 +59,9 @@ func claimsOf(log *Log, b []byte, kind string, got compared) *Claims {
 		}
 	}
 	x.secureBoot()
+	if part != nil {
+		x.systemd(records, part, len(log.Events), got)
+	}
 	return c
 }
 
