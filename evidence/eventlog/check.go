@@ -179,6 +179,13 @@ func (k *checker) authorities() {
 			k.add(CodeSbat.Refuse("sbat_level", "at least "+k.r.SbatLevel, fmt.Sprintf("%q", clip(date, 32))))
 		}
 	}
+	if k.r.MOK != nil && k.proven("Machine Owner Keys", k.registers(14)...) {
+		for _, m := range k.of(k.registers(14)) {
+			if !k.known(m.Digest, "mok", k.r.MOK) {
+				k.add(CodeMOK.Refuse(eventPath(m.Event), "a digest that mok lists", m.Digest.String()+" "+m.Text))
+			}
+		}
+	}
 	if k.r.Authorities == nil || !k.proven("authorities", k.registers(7)...) {
 		return
 	}

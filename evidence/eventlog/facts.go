@@ -265,7 +265,7 @@ func (x *extractor) variable(e *Event, m Measurement, matches bool) {
 	c := x.c
 	if e.Type == evAuthority {
 		a := Authority{Event: m.Event, Variable: v.name, Proof: m.Proof, Digest: m.Digest}
-		if len(v.value) > 16 && (v.guid == guidSecurity || v.name == "Shim" || v.name == "MokList" || v.name == "vendor_db") {
+		if len(v.value) > 16 && (v.guid == guidSecurity || v.guid == guidShim && v.name != "SbatLevel" || v.name == "Shim") {
 			a.Certificate = certificate(v.value[:16], v.value[16:])
 		}
 		if v.name == "SbatLevel" && matches {

@@ -48,6 +48,8 @@ var (
 		Title: "the forbidden signatures (dbx) lack an entry that the rules demand", Hint: "apply the vendor's dbx update"}
 	CodeAuthority = rats.CodeInfo{Code: "eventlog.authority.unknown", Slot: rats.Executables,
 		Title: "an image was allowed by a key that the rules do not allow", Hint: "add the certificate's digest to authorities if the image was intended"}
+	CodeMOK = rats.CodeInfo{Code: "eventlog.mok.unknown", Slot: rats.Configuration,
+		Title: "shim's lists of Machine Owner Keys are not those that the rules allow", Hint: "remove the key with mokutil --delete, or add the list's digest to mok if the key was intended"}
 	CodeSbat = rats.CodeInfo{Code: "eventlog.sbat.old", Slot: rats.Configuration,
 		Title: "shim's revocation level is older than the rules demand, or unproven", Hint: "update shim"}
 	CodeFirmware = rats.CodeInfo{Code: "eventlog.firmware.unknown", Slot: rats.Executables,
@@ -64,7 +66,7 @@ var (
 
 var ruleCodes = []rats.CodeInfo{
 	CodeRuleValue, CodeRuleUntil, CodeClaims, CodeWeakBank, CodeUnquoted, CodeMismatched, CodeSecureBoot,
-	CodeSecureBootUnproven, CodeDebugMode, CodeDatabase, CodeKey, CodeForbidden, CodeAuthority, CodeSbat, CodeFirmware,
+	CodeSecureBootUnproven, CodeDebugMode, CodeDatabase, CodeKey, CodeForbidden, CodeAuthority, CodeMOK, CodeSbat, CodeFirmware,
 	CodeImage, CodeDriver, CodeOSEvent, CodeCommandLine, CodeUnexplained, CodePhase, CodeSection, CodeSystemdEvent,
 }
 
@@ -92,6 +94,8 @@ type Rules struct {
 	Authorities []string `yaml:"authorities"`
 	// SbatLevel is the oldest date (2023012900) of shim's revocation level.
 	SbatLevel string `yaml:"sbat_level"`
+	// MOK lists what PCR 14 may hold, if it is to be judged: shim's lists of Machine Owner Keys, as measured.
+	MOK []string `yaml:"mok"`
 	// Firmware lists what PCR 0 (RTMR 0) may hold, if it is to be judged.
 	Firmware []string `yaml:"firmware"`
 	// Drivers lists the drivers and option ROMs of PCR 2, if they are to be judged.
@@ -112,7 +116,7 @@ type Rules struct {
 	SystemdDigests []string `yaml:"systemd_digests"` // of volume keys, and of anything else whose text can't be proven
 	Sections       []string `yaml:"sections"`        // what PCRs 11 and 13 may hold of images; nil: what PCR 4's image measured
 	// Reference names a reference set that allows digests too, under the names boot_loader, kernel, driver, firmware,
-	// initrd, grub_file, section and systemd.
+	// initrd, grub_file, mok, section and systemd.
 	Reference string `yaml:"reference"`
 	// Relaxations, each until a day (2027-01-31).
 	SHA1Until  string `yaml:"sha1_until"`
@@ -186,7 +190,7 @@ type list struct {
 
 func (r *Rules) lists() []list {
 	return []list{
-		{"pk", r.PK}, {"kek", r.KEK}, {"db", r.DB}, {"dbx_contains", r.DBX}, {"authorities", r.Authorities},
+		{"pk", r.PK}, {"kek", r.KEK}, {"db", r.DB}, {"dbx_contains", r.DBX}, {"authorities", r.Authorities}, {"mok", r.MOK},
 		{"firmware", r.Firmware}, {"drivers", r.Drivers}, {"boot_loaders", r.BootLoaders}, {"kernels", r.Kernels},
 		{"initrds", r.Initrds}, {"grub_files", r.GrubFiles}, {"sections", r.Sections}, {"systemd_digests", r.SystemdDigests},
 	}
