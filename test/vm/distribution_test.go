@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/pem"
 	"fmt"
@@ -67,6 +68,7 @@ func TestKernelOfAnotherKeyIsRefusedByShimOrNamedByTheVerdict(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	kernel[binary.LittleEndian.Uint32(kernel[0x3c:])+8]++ // the time it was linked at: another kernel, that runs as well
 	own, err := Resign(t.Context(), s.tools, s.dir, kernel)
 	if err != nil {
 		t.Fatal(err)
