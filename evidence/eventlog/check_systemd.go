@@ -73,6 +73,9 @@ func (k *checker) sections(regs []int) {
 			k.section(m, "nothing from a boot loader")
 		}
 	}
+	if k.r.Phase != "" && !slices.Contains(seen, ".linux") {
+		k.add(CodePhase.Refuse("sections", "section .linux, measured by systemd-stub", fmt.Sprint(seen)))
+	}
 	if name != "" {
 		k.add(CodeSection.Refuse("sections", "the content of section "+name, "none"))
 	}

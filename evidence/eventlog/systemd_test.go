@@ -264,6 +264,7 @@ func TestSystemsMeasurementsAreJudged(t *testing.T) {
 		"good":                        {system(), nil, ""},
 		"not judged":                  {system().measure(15, "x", "y"), func(r *Rules) { *r = Rules{BootLoaders: []string{Any}} }, ""},
 		"a phase not reached":         {plain().measure(11, "phase", "sysinit"), nil, code(CodePhase)},
+		"phases without a stub":       {(&laterLog{builder: boot()}).measure(11, "phase", "sysinit").measure(11, "phase", "ready"), nil, code(CodePhase)},
 		"another volume key":          {system().volume("root:uuid", "other"), nil, code(CodeSystemdEvent)},
 		"any volume key":              {system().volume("root:uuid", "other"), func(r *Rules) { r.SystemdDigests = []string{Any} }, ""},
 		"a phase of one's own":        {system().measure(11, "phase", "own"), nil, code(CodeSystemdEvent)},

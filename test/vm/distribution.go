@@ -44,7 +44,7 @@ func GrubScript(cmdline string) string {
 	return "linux /" + espKernel + " " + cmdline + "\ninitrd /" + espInitrd + "\nboot\n"
 }
 
-// Resign replaces the signatures of an image by one with the published test key, as SelfSigned's certificate shows it.
+// Resign replaces the signatures of an image by one with the published test key.
 func Resign(ctx context.Context, t Tools, dir string, image []byte) ([]byte, error) {
 	file := filepath.Join(dir, "resign.efi")
 	if err := os.WriteFile(file, image, 0o600); err != nil {
@@ -180,42 +180,47 @@ func addProgram(files map[string][]byte, root, name string) error {
 	return nil
 }
 
+// shimGUID is of shim's variables, 605dab50-e046-4300-abb6-3dd810dd8b23 in its byte order.
+var shimGUID = []byte{0x50, 0xab, 0x5d, 0x60, 0x46, 0xe0, 0x00, 0x43, 0xab, 0xb6, 0x3d, 0xd8, 0x10, 0xdd, 0x8b, 0x23}
+
 // EnrolMOK returns a store of firmware variables with a Machine Owner Key, as shim's MokManager leaves it behind when a person
-// at the console has enrolled a certificate: the variable MokList, for boot services only. The store is OVMF's (Platform
-// Initialization Specification, volume 3, section 3.2; UEFI 2.10, section 32.4.1 for the list).
+// at the console has enrolled a certificate: an EFI_SIGNATURE_LIST (UEFI 2.10, section 32.4.1) as MokList.
 func EnrolMOK(store, der []byte) ([]byte, error) {
+	le := binary.LittleEndian
+	list := []byte{0xa1, 0x59, 0xc0, 0xa5, 0xe4, 0x94, 0xa7, 0x4a, 0x87, 0xb5, 0xab, 0x15, 0x5c, 0x2b, 0xf0, 0x72} // EFI_CERT_X509_GUID
+	list = le.AppendUint32(le.AppendUint32(le.AppendUint32(list, uint32(28+16+len(der))), 0), uint32(16+len(der)))
+	return ShimVariable(store, "MokList", append(append(list, shimGUID...), der...))
+}
+
+// ShimVariable returns a store of firmware variables to which one of shim's was added, for boot services only: what a running
+// system can't write. The store is OVMF's (EFI_FIRMWARE_VOLUME_HEADER, Platform Initialization Specification, volume 3, section
+// 3.2, and its VARIABLE_STORE_HEADER, of authenticated variables) and must not hold the variable yet.
+func ShimVariable(store []byte, name string, data []byte) ([]byte, error) {
 	const header, variable, startID, added = 28, 60, 0x55aa, 0x3f
 	le := binary.LittleEndian
 	if len(store) < 0x48 {
-		return nil, errors.New("enrolling a MOK: the store is too short")
+		return nil, errors.New("adding a variable: the store is too short")
 	}
 	base := int(le.Uint16(store[0x30:])) // EFI_FIRMWARE_VOLUME_HEADER.HeaderLength
 	if base+header > len(store) {
-		return nil, errors.New("enrolling a MOK: the store has no room for a header")
+		return nil, errors.New("adding a variable: the store has no room for a header")
 	}
 	end := base + int(le.Uint32(store[base+16:])) // VARIABLE_STORE_HEADER.Size
 	at := base + header
 	for at+variable <= end && end <= len(store) && le.Uint16(store[at:]) == startID {
-		at += variable + int(le.Uint32(store[at+36:])) + int(le.Uint32(store[at+40:]))
-		at = (at + 3) &^ 3
+		at = (at + variable + int(le.Uint32(store[at+36:])) + int(le.Uint32(store[at+40:])) + 3) &^ 3
 	}
-	owner := []byte{0x50, 0xab, 0x5d, 0x60, 0x46, 0xe0, 0x00, 0x43, 0xab, 0xb6, 0x3d, 0xd8, 0x10, 0xdd, 0x8b, 0x23} // shim's GUID
-	x509 := []byte{0xa1, 0x59, 0xc0, 0xa5, 0xe4, 0x94, 0xa7, 0x4a, 0x87, 0xb5, 0xab, 0x15, 0x5c, 0x2b, 0xf0, 0x72}
-	list := append([]byte{}, x509...)
-	list = le.AppendUint32(le.AppendUint32(le.AppendUint32(list, uint32(28+16+len(der))), 0), uint32(16+len(der)))
-	list = append(append(list, owner...), der...)
-	var name []byte
-	for _, c := range append(utf16.Encode([]rune("MokList")), 0) {
-		name = le.AppendUint16(name, c)
+	var wide []byte
+	for _, c := range append(utf16.Encode([]rune(name)), 0) {
+		wide = le.AppendUint16(wide, c)
 	}
-	v := le.AppendUint16(nil, startID)
-	v = append(v, added, 0)
-	v = le.AppendUint32(v, 1|2) // non-volatile, boot services
-	v = append(v, make([]byte, 8+16+4)...)
-	v = le.AppendUint32(le.AppendUint32(v, uint32(len(name))), uint32(len(list)))
-	v = append(append(append(v, owner...), name...), list...)
+	v := append(le.AppendUint16(nil, startID), added, 0)
+	v = le.AppendUint32(v, 1|2)            // non-volatile, boot services
+	v = append(v, make([]byte, 8+16+4)...) // not authenticated: no counter, time and key
+	v = le.AppendUint32(le.AppendUint32(v, uint32(len(wide))), uint32(len(data)))
+	v = append(append(append(v, shimGUID...), wide...), data...)
 	if at+len(v) > end || end > len(store) {
-		return nil, errors.New("enrolling a MOK: the store is full, or no store of variables")
+		return nil, errors.New("adding a variable: the store is full, or no store of variables")
 	}
 	out := append([]byte{}, store...)
 	copy(out[at:], v)

@@ -59,8 +59,9 @@ func TestDistributionsBootIsJudgedStepByStep(t *testing.T) {
 	}
 }
 
-// A kernel that somebody else signed does not boot, unless a person at the console gave the machine that key; then it boots, with
-// Secure Boot enabled and proven, and the verdict names the key, the lists of shim and the kernel.
+// A kernel that somebody else signed does not boot, and a GRUB that shim holds for revoked neither. A person at the console can
+// give the machine his key; then it boots, with Secure Boot enabled and proven, and the verdict names the key, shim's lists and
+// the kernel.
 func TestKernelOfAnotherKeyIsRefusedByShimOrNamedByTheVerdict(t *testing.T) {
 	s := newSite(t, Shim)
 	s.references()
@@ -73,39 +74,55 @@ func TestKernelOfAnotherKeyIsRefusedByShimOrNamedByTheVerdict(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	good := s.distribution(Cmdline, nil)
 	esp := s.distribution(Cmdline, own)
-	m := s.start(Config{Tier: Shim, ESP: esp})
-	if _, err := m.AwaitConsole(t.Context(), "bad shim signature", "prohibited by secure boot policy"); err != nil {
-		t.Fatalf("a kernel of a key that shim doesn't know: %v", err)
-	}
-	m.Stop()
+	s.stopsAt(esp, "bad shim signature")
+	s.variables(func(store []byte) ([]byte, error) {
+		return ShimVariable(store, "SbatLevel", []byte("sbat,1,2099010100\nshim,1\ngrub,99\n"))
+	})
+	s.stopsAt(good, "SBAT", "Security Policy Violation", "Security Violation")
 
 	text, err := os.ReadFile(s.tools.SecureCert)
 	if err != nil {
 		t.Fatal(err)
 	}
 	cert, _ := pem.Decode(text)
-	vars, err := os.ReadFile(s.tools.MicrosoftVars)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if vars, err = EnrolMOK(vars, cert.Bytes); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(s.dir, "machine", varsFile), vars, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	shim := func(list string) string {
-		return s.distributionSection(Cmdline, s.distribution(Cmdline, nil), list)
-	}
-	s.policy(rules{tpm: quoteAll, formats: filesSection + shim("authorities: ['"+microsoftCA+"']\n  mok: []")})
-	m = s.boot(Config{Tier: Shim, ESP: esp})
+	s.variables(func(store []byte) ([]byte, error) { return EnrolMOK(store, cert.Bytes) })
+	s.policy(rules{tpm: quoteAll, formats: filesSection + s.distributionSection(Cmdline, good, "authorities: ['"+microsoftCA+"']\n  mok: []")})
+	m := s.boot(Config{Tier: Shim, ESP: esp})
 	s.join(m)
 	s.agent(m)
 	res := s.refused(eventlog.CodeAuthority.Code, rats.SHA256(cert.Bytes).String())
 	if !because(res, eventlog.CodeImage.Code, s.authenticode(own).String()) || !because(res, eventlog.CodeMOK.Code, "MokList") ||
 		!because(res, eventlog.CodeOSEvent.Code, rats.SHA256(own).String()) || because(res, eventlog.CodeSecureBoot.Code) {
 		t.Errorf("expected the key, shim's lists and the kernel to be named, and Secure Boot not:\n%s", reasons(res))
+	}
+}
+
+// stopsAt expects that a boot ends with one of some texts on the console.
+func (s *site) stopsAt(esp map[string][]byte, texts ...string) {
+	s.t.Helper()
+	m := s.start(Config{Tier: Shim, ESP: esp})
+	defer m.Stop()
+	said, err := m.AwaitConsole(s.t.Context(), append(texts, initMark)...)
+	if err != nil || said == initMark {
+		s.t.Fatalf("the console said %q, expected one of %q: %v", said, texts, err)
+	}
+	s.t.Logf("the boot ended with %q", said)
+}
+
+// variables gives the machine the firmware's variables as they were shipped, changed.
+func (s *site) variables(change func([]byte) ([]byte, error)) {
+	s.t.Helper()
+	store, err := os.ReadFile(s.tools.MicrosoftVars)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if store, err = change(store); err != nil {
+		s.t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(s.dir, "machine", varsFile), store, 0o600); err != nil {
+		s.t.Fatal(err)
 	}
 }
 
