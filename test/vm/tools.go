@@ -119,6 +119,8 @@ func Find(tier Tier) (Tools, []string) {
 		file(&t.MicrosoftVars, "ovmf", "/usr/share/OVMF/OVMF_VARS_4M.ms.fd")
 		file(&t.Shim, "shim-signed, unpacked by make vm-tools", filepath.Join(t.Guest, "usr/lib/shim/shimx64.efi.signed"))
 		file(&t.Grub, "grub-efi-amd64-signed, unpacked by make vm-tools", filepath.Join(t.Guest, "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed"))
+		var systemd string
+		file(&systemd, "systemd, unpacked by make vm-tools", filepath.Join(t.Guest, "lib/systemd/systemd"))
 		program(&t.Sbattach, "sbattach", "sbsigntool")
 	}
 	return t, missing
