@@ -153,6 +153,9 @@ func logType(b []byte) string {
 // logRegisters gives a log the values that were given: a quote's, or a file's by index as they stand in the log.
 func logRegisters(g appraise.Given, e *rats.Evidence, in *rats.Inputs) error {
 	e.MediaType = logType(g.Body)
+	if b, ok := g.Beside[appraise.BesideLog]; ok {
+		e.Parts = append(e.Parts, rats.Part{Name: eventlog.PartSystemd, Data: b})
+	}
 	if len(g.Registers) == 0 {
 		return nil
 	}
