@@ -124,6 +124,15 @@ func vendorAnchors(ids []string) []*x509.Certificate {
 	return out
 }
 
+// everyAnchor returns the certificates of all makers, clouds included.
+func everyAnchor() []*x509.Certificate {
+	var out []*x509.Certificate
+	for _, r := range vendorRoots() {
+		out = append(out, r.Cert)
+	}
+	return out
+}
+
 // vendorOf returns the entry of the built-in set that an anchor is.
 func vendorOf(anchor *x509.Certificate) (VendorRoot, bool) {
 	sum := rats.SHA256(anchor.Raw)

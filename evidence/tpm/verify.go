@@ -292,7 +292,7 @@ func (c *Claims) addEK(r Enrolment, have *collateral) error {
 	if kindOf(cert, r.Manufacturer) != KindEK {
 		return nil
 	}
-	j, err := judgeChain(cert, vendorAnchors(append([]string{AllVendors}, virtualVendors...)), others, have.lists, time.Time{})
+	j, err := judgeChain(cert, everyAnchor(), others, have.lists, time.Time{})
 	switch {
 	case isRevoked(err):
 		return err
