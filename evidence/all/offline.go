@@ -10,6 +10,7 @@ import (
 	"github.com/assay-attest/assay/appraise"
 	"github.com/assay-attest/assay/enclave/abi"
 	"github.com/assay-attest/assay/evidence/eventlog"
+	"github.com/assay-attest/assay/evidence/hcl"
 	"github.com/assay-attest/assay/evidence/ias"
 	"github.com/assay-attest/assay/evidence/ima"
 	"github.com/assay-attest/assay/evidence/sgx"
@@ -118,7 +119,7 @@ func importReport(g appraise.Given, e *rats.Evidence, _ *rats.Inputs) error {
 
 func decodeReport(e rats.Evidence) (any, error) {
 	if e.MediaType == snp.MediaTypeHCL {
-		h, err := snp.ParseHCL(e.Body)
+		h, err := hcl.Parse(e.Body)
 		return hexed(h), err
 	}
 	r, err := snp.ParseReport(e.Body)
