@@ -68,11 +68,8 @@ func tie(envelope *hcl.Report, q *dcap.Quote, body abi.TDBody, verdict dcap.Verd
 			return rats.Verified{}, CodeOtherReport.Bad("quote "+f.name, want, seen)
 		}
 	}
-	out := verifiedOf(q, body, verdict)
-	c, ok := out.Claims.(*Claims)
-	if !ok {
-		return rats.Verified{}, fmt.Errorf("claims of another kind: %T", out.Claims)
-	}
+	out, c := rats.Verified{Until: verdict.Until}, claimsOf(q, body, verdict)
+	describeTD(&out, c, body)
 	c.HCL, c.Binding, err = envelope.Tie(in, Format, &out)
 	return out, err
 }

@@ -148,37 +148,31 @@ func (v verifier) Verify(_ context.Context, e rats.Evidence, in rats.Inputs) (ra
 	if err != nil {
 		return rats.Verified{}, err
 	}
-	verdict, err := v.dcap.Verify(q, moduleOf(body), in)
-	if err != nil {
-		return rats.Verified{}, err
-	}
 	if envelope != nil {
+		verdict, err := v.dcap.Verify(q, moduleOf(body), in)
+		if err != nil {
+			return rats.Verified{}, err
+		}
 		return tie(envelope, q, body, verdict, in)
 	}
-	keys, err := dcap.CheckBinding(in.Binding, body.ReportData[:])
+	verdict, out, err := v.dcap.Judge(q, moduleOf(body), body.ReportData[:], in)
 	if err != nil {
 		return rats.Verified{}, err
 	}
-	out := verifiedOf(q, body, verdict)
-	out.Facts.Keys, out.Facts.UserData = keys, [][]byte{body.ReportData[:]}
-	if c, ok := out.Claims.(*Claims); ok && in.Binding.Profile != rats.ProfileAssay {
-		c.ReportData = hex.EncodeToString(body.ReportData[:])
-	}
+	describeTD(&out, claimsOf(q, body, verdict), body)
 	return out, nil
 }
 
-// verifiedOf returns what is true of an authentic quote, whatever it is bound to.
-func verifiedOf(q *dcap.Quote, body abi.TDBody, verdict dcap.Verdict) rats.Verified {
-	c := claimsOf(q, body, verdict)
+// describeTD adds what an authentic quote says, whatever it is bound to.
+func describeTD(out *rats.Verified, c *Claims, body abi.TDBody) {
 	registers := rats.Registers{By: Format, Kind: "rtmr", Alg: "sha384", Values: make(map[int][]byte, len(body.RTMR))}
 	for i, value := range body.RTMR {
 		registers.Values[i] = bytesOf(value)
 	}
-	out := rats.Verified{Claims: c, Facts: rats.Facts{Registers: []rats.Registers{registers}}, Until: verdict.Until}
-	if c.Debug {
+	out.Facts.Registers = []rats.Registers{registers}
+	if out.Claims = c; c.Debug {
 		out.Marks = []string{rats.MarkDebug}
 	}
-	return out
 }
 
 func bytesOf(b [48]byte) []byte { return b[:] }
@@ -196,9 +190,15 @@ func moduleOf(b abi.TDBody) *dcap.ModuleOf {
 
 // flagNames are the names of the attributes (TDX Module ABI, TD_ATTRIBUTES).
 var flagNames = []flagName{
-	{abi.TDDebug, "debug"}, {abi.TDLASS, "lass"}, {abi.TDSeptVEDisable, "sept-ve-disable"}, {abi.TDMigratable, "migratable"},
-	{abi.TDProtectionKey, "pks"}, {abi.TDKeyLocker, "key-locker"}, {abi.TDPerfMon, "perfmon"},
+	{abi.TDDebug, "debug"}, {tdICSSD, "icssd"}, {abi.TDLASS, "lass"}, {abi.TDSeptVEDisable, "sept-ve-disable"}, {abi.TDMigratable, "migratable"},
+	{abi.TDProtectionKey, "pks"}, {abi.TDKeyLocker, "key-locker"}, {tdTPA, "tpa"}, {abi.TDPerfMon, "perfmon"},
 }
+
+// Attributes of later modules: no counting of single steps by the host, and a TDX Connect provisioning agent.
+const (
+	tdICSSD = 1 << 16
+	tdTPA   = 1 << 62
+)
 
 type flagName struct {
 	bit  uint64
@@ -214,7 +214,7 @@ func claimsOf(q *dcap.Quote, b abi.TDBody, v dcap.Verdict) *Claims {
 		MRSEAM: h(b.MRSEAM), MRSIGNERSEAM: h(b.MRSIGNERSEAM), SEAMAttributes: le(b.SEAMAttributes),
 		Module:    fmt.Sprintf("%d.%d", b.TEETCBSVN[1], b.TEETCBSVN[0]),
 		TEETCBSVN: hex.EncodeToString(b.TEETCBSVN[:]), QuoteVersion: q.Header.Version,
-		FMSPC: v.Platform.FMSPC, Platform: v.Platform, TCB: v.TCB, Collateral: v.Collateral,
+		FMSPC: v.Platform.FMSPC, Platform: v.Platform, TCB: v.TCB, Collateral: v.Collateral, ReportData: v.ReportData,
 	}
 	if b.V15 {
 		c.TEETCBSVN2, c.MRServiceTD = hex.EncodeToString(b.TEETCBSVN2[:]), h(b.MRServiceTD)
