@@ -26,8 +26,6 @@ var (
 		Title: "no revocation list is at hand for a certificate of the chain", Hint: "give the lists of the TPM's maker as collateral, or in ek_crls"}
 )
 
-var crlCodes = []rats.CodeInfo{CodeCertRevoked, CodeCRLSignature, CodeCRLExpired, CodeCRLMissing}
-
 // Bounds of revocation lists.
 const (
 	maxCRL   = 4 << 20

@@ -36,8 +36,8 @@ func (p *Paravisor) ReportData() []byte {
 	return s[:]
 }
 
-// wrap puts a hardware report of a kind (2 SEV-SNP, 4 TDX) into the envelope.
-func (p *Paravisor) wrap(kind uint32, hardware []byte) []byte {
+// Wrap puts a hardware report of a kind (2 SEV-SNP, 4 TDX) into the envelope.
+func (p *Paravisor) Wrap(kind uint32, hardware []byte) []byte {
 	const area, data = 32, 1216
 	text := p.Runtime()
 	b := make([]byte, data+20)
@@ -57,7 +57,7 @@ func (p *Paravisor) wrap(kind uint32, hardware []byte) []byte {
 
 // SNP returns the paravisor's report of a guest on a chip.
 func (p *Paravisor) SNP(c *Chip, changes ...func(*Report)) []byte {
-	return p.wrap(2, c.Report(2, p.ReportData(), changes...))
+	return p.Wrap(2, c.Report(2, p.ReportData(), changes...))
 }
 
 // TDX returns the paravisor's report of a trust domain, which holds a TDREPORT, and the quote made of that.
@@ -86,5 +86,5 @@ func (p *Paravisor) TDX(platform *Platform, changes ...func(*Quote)) (report, qu
 	ofTCB, ofInfo := sha512.Sum384(tcb), sha512.Sum384(info)
 	copy(b[32:], ofTCB[:])
 	copy(b[80:], ofInfo[:])
-	return p.wrap(4, b), quote
+	return p.Wrap(4, b), quote
 }
