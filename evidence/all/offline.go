@@ -11,6 +11,7 @@ import (
 	"github.com/assay-attest/assay/enclave/abi"
 	"github.com/assay-attest/assay/evidence/eventlog"
 	"github.com/assay-attest/assay/evidence/hcl"
+	"github.com/assay-attest/assay/evidence/hyperenclave"
 	"github.com/assay-attest/assay/evidence/ias"
 	"github.com/assay-attest/assay/evidence/ima"
 	"github.com/assay-attest/assay/evidence/sgx"
@@ -69,6 +70,13 @@ func Offline() []appraise.Offline {
 				}
 				r, err := ias.ParseReport(b)
 				return decodedAs(r, r.Quote.Body.Attributes.Debug()), err
+			},
+		},
+		appraise.Plain{
+			Verifier: hyperenclave.New(), Is: hyperenclave.Detect, Adapt: hyperEnclaveAnchors, Default: func() rats.Rules { return hyperenclave.DefaultRules() },
+			Decode: func(b []byte) (any, error) {
+				q, err := abi.ParseHyperEnclaveQuote(b)
+				return decodedAs(q, q.Head.Body.Attributes.Debug()), err
 			},
 		},
 		appraise.Plain{Verifier: newSigstruct(), Is: abi.IsSigstruct, Decode: inspectSigstruct},
@@ -165,10 +173,14 @@ func logRegisters(g appraise.Given, e *rats.Evidence, in *rats.Inputs) error {
 	return err
 }
 
-// listRegisters gives an IMA list the values that were given.
+// listRegisters gives an IMA list the values that were given, and the keys by which to verify signatures.
 func listRegisters(g appraise.Given, e *rats.Evidence, in *rats.Inputs) error {
 	if ima.IsASCII(g.Body) {
 		e.MediaType = ima.MediaTypeASCII
+	}
+	in.Endorsements = nil
+	for _, f := range g.CA {
+		in.Endorsements = append(in.Endorsements, rats.Endorsement{MediaType: ima.MediaTypeKeys, Body: f.Body, Fetched: g.Now})
 	}
 	if len(g.Registers) == 0 {
 		return nil
@@ -275,6 +287,15 @@ func recordedParts(g appraise.Given, e *rats.Evidence, in *rats.Inputs) error {
 	pcrs, err := tpm.EncodeBanks(values)
 	e.Parts = append(e.Parts, rats.Part{Name: tpm.PartPCRs, Data: pcrs})
 	return err
+}
+
+// hyperEnclaveAnchors hands over anchors that package x509 can't read.
+func hyperEnclaveAnchors(g appraise.Given, _ *rats.Evidence, in *rats.Inputs) error {
+	in.Endorsements = nil
+	for _, der := range appraise.Certificates(g.CA) {
+		in.Endorsements = append(in.Endorsements, rats.Endorsement{MediaType: hyperenclave.MediaTypeAnchor, Body: der, Fetched: g.Now})
+	}
+	return nil
 }
 
 // certificateAnchors hands over anchors, and certificates and revocation lists that may help, also those that package x509
