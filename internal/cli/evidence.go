@@ -155,6 +155,7 @@ flags replace.
 Exit codes: 0 accepted, 2 not accepted, 1 the command can't be run as written.`,
 		Example: `  assay evidence verify quote.dat --collateral collateral/
   assay evidence verify quote.msg --signature quote.sig --ak ak.pem --pcrs pcrs.txt --nonce 6368616c6c656e6765
+  assay evidence verify ek.der --collateral issuers-and-crls/
   assay evidence verify ek.der --ca tpm-makers/ --at 2024-05-01T00:00:00Z -o json`,
 		Args: exactly("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
