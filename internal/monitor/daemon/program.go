@@ -125,7 +125,7 @@ func newMonitor(ctx context.Context, c Config, root *keyring, env Env, log *slog
 	}
 	mc := monitor.Config{
 		Key: root.key, Platform: root.platform, Policy: c.policy(), Compiler: compiler, Rand: env.Rand, Now: env.Now, Log: log, Debug: env.Err,
-		Budget: monitor.Budget{Memory: c.Memory, Time: c.Seconds * time.Second, OCalls: c.OCalls},
+		Budget: monitor.Budget{Memory: c.Memory, Time: time.Duration(c.Seconds) * time.Second, OCalls: c.OCalls},
 		Quote: func(_ context.Context, body abi.ReportBody) ([]byte, error) {
 			q, err := enclave.Quote(env.Rand, body, root.signing)
 			return q.Bytes(), err
