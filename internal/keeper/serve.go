@@ -166,6 +166,9 @@ func (k *Keeper) answer(ctx context.Context, s *session, b []byte) (reply, []byt
 	case opStatus:
 		st, err := k.Status(ctx)
 		return reply{Status: &st}, nil, err
+	case opBrief:
+		st := k.Brief()
+		return reply{Status: &st}, nil, nil
 	case opDerive:
 		if s.client == nil {
 			if s.client, err = k.identify(s.peer); err != nil {

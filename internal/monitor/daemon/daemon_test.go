@@ -117,7 +117,7 @@ func serve(t testing.TB, change func(*Options)) string {
 		change(&o)
 	}
 	ctx, cancel := context.WithCancel(bg)
-	ln, err := listen(ctx, filepath.Join(shortDir(t), "monitor.sock"))
+	ln, err := Listen(ctx, filepath.Join(shortDir(t), "monitor.sock"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -208,7 +208,7 @@ func isLocked(err error) bool {
 
 func (l *keeperLink) status(ctx context.Context) (s keeper.Status, err error) {
 	err = l.with(ctx, func(ctx context.Context, c *keeper.Conn) (err error) {
-		s, err = c.Status(ctx)
+		s, err = c.Brief(ctx)
 		return err
 	})
 	return s, err
@@ -225,11 +225,12 @@ func (l *keeperLink) monitorKey(svn uint16) (*enclave.MonitorKey, error) {
 	})
 }
 
-// condition is what is wrong with the root, "" if nothing is.
+// condition looks after the keeper and says what is wrong with the root, "" if nothing is.
 func (l *keeperLink) condition() string {
 	if l == nil {
 		return ""
 	}
+	_, _ = l.status(l.ctx) // which notes what it finds
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.lost {
