@@ -96,26 +96,46 @@ func parseStat(b []byte) Stat {
 	}
 }
 
-// FileHeadSize is how many bytes of File's buffer precede the content.
+// FileHeadSize is how many bytes of the answer of Files precede each content.
 const FileHeadSize = 1 + 2*statSize
 
-// File describes what a path names, not following a symbolic link, and reads it in the same call if it is a regular file
-// whose content fits into p behind FileHeadSize bytes. It is Stat, Open, ReadAt, Stat and Close, for the price of one; an
-// application may not offer it, which is an empty answer's or another code's to say.
-func (Outside) File(path, p []byte) (head boundary.FileHead, content []byte, code rats.Code) {
-	n, err := Exchange(boundary.CallFile, append(appendBytes(make([]byte, 0, 4+len(path)+1), path), 0), p)
+// File is a file that was described and perhaps read.
+type File struct {
+	boundary.FileHead
+	Content []byte // with FileWhole: all of it, in the caller's buffer
+}
+
+// Files describes what paths name, not following symbolic links, and reads those that are small regular files, in one call:
+// Stat, Open, ReadAt, Stat and Close of each. The answer may end before the last path; there is at least one file in it.
+// An application may not offer this.
+func (Outside) Files(paths [][]byte, p []byte) ([]File, rats.Code) {
+	in := binary.LittleEndian.AppendUint32(nil, uint32(len(paths)))
+	for _, path := range paths {
+		in = appendBytes(in, path)
+	}
+	n, err := Exchange(boundary.CallFiles, in, p)
 	if err != nil {
-		return head, nil, codeOf(err)
+		return nil, codeOf(err)
 	}
-	if n < FileHeadSize || p[0] > 1 {
-		return head, nil, boundary.CodeMalformed.Code
+	var out []File
+	for rest := p[:n]; len(rest) > 0; {
+		if len(rest) < FileHeadSize || rest[0] > boundary.FileFailed || len(out) == len(paths) {
+			return nil, boundary.CodeMalformed.Code
+		}
+		f := File{FileHead: boundary.FileHead{State: rest[0], Before: parseStat(rest[1:]), After: parseStat(rest[1+statSize:])}}
+		rest = rest[FileHeadSize:]
+		if f.State == boundary.FileWhole {
+			if f.Before.Size < 0 || f.Before.Size > int64(len(rest)) {
+				return nil, boundary.CodeMalformed.Code
+			}
+			f.Content, rest = rest[:f.Before.Size:f.Before.Size], rest[f.Before.Size:]
+		}
+		out = append(out, f)
 	}
-	head = boundary.FileHead{Whole: p[0] == 1, Before: parseStat(p[1:]), After: parseStat(p[1+statSize:])}
-	content = p[FileHeadSize:n]
-	if head.Whole && int64(len(content)) != head.Before.Size {
-		return head, nil, boundary.CodeMalformed.Code
+	if len(out) == 0 {
+		return nil, boundary.CodeMalformed.Code
 	}
-	return head, content, ""
+	return out, ""
 }
 
 // Exec runs a command and returns a descriptor of its output.

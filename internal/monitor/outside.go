@@ -20,7 +20,7 @@ func Outside(s measure.System) (calls map[string]HostCall, closed func()) {
 	o := &outside{system: s, files: make(map[int32]int32)}
 	return map[string]HostCall{
 		boundary.CallOpen: o.open, boundary.CallReadAt: o.readAt, boundary.CallStat: o.stat, boundary.CallList: o.list,
-		boundary.CallExec: o.exec, boundary.CallClose: o.close, boundary.CallFile: o.whole,
+		boundary.CallExec: o.exec, boundary.CallClose: o.close, boundary.CallFiles: o.several,
 	}, o.closeAll
 }
 
@@ -135,34 +135,50 @@ func (o *outside) stat(_ context.Context, in, out []byte) (int, error) {
 // headSize is the length of an encoded FileHead.
 const headSize = 1 + 2*(3*4+4*8)
 
-// whole is stat, open, read, stat and close in one call, for files that fit into the answer.
-func (o *outside) whole(_ context.Context, in, out []byte) (int, error) {
-	var r boundary.StatOf
+// several is stat, open, read, stat and close of several files in one call, as far as they fit into the answer.
+func (o *outside) several(_ context.Context, in, out []byte) (int, error) {
+	var r boundary.Files
 	if err := boundary.Decode(in, &r); err != nil {
 		return 0, err
 	}
-	if len(out) < headSize {
-		return 0, boundary.CodeSize.Bad("answer", fmt.Sprintf("room for %d bytes", headSize), fmt.Sprint(len(out)))
+	if len(r.Paths) == 0 || len(r.Paths) > boundary.MaxFiles || len(out) < headSize {
+		return 0, boundary.CodeMalformed.Bad(boundary.CallFiles, fmt.Sprintf("1 to %d paths, room for %d bytes", boundary.MaxFiles, headSize), fmt.Sprintf("%d paths, %d bytes", len(r.Paths), len(out)))
 	}
-	st, code := measure.Stat{}, measure.CodeName.Code
-	path := append([]byte(nil), r.Path...)
-	if len(path) <= boundary.MaxPath {
-		st, code = o.system.Stat(path, false)
+	n := 0
+	for _, path := range r.Paths {
+		if len(out)-n < headSize {
+			break
+		}
+		h, size := o.whole(append([]byte(nil), path...), out[n+headSize:])
+		if h.State == boundary.FileUnread && n > 0 && h.Before.Size > int64(len(out)-n-headSize) {
+			break // it may fit into the next answer
+		}
+		if _, err := answer(out[n:], h); err != nil {
+			return 0, err
+		}
+		n += headSize + size
 	}
+	return n, nil
+}
+
+// whole describes a file and reads it into room if it fits.
+func (o *outside) whole(path, room []byte) (h boundary.FileHead, size int) {
+	h.State = boundary.FileFailed
+	if len(path) > boundary.MaxPath {
+		return h, 0
+	}
+	st, code := o.system.Stat(path, false)
 	if code != "" {
-		return 0, failed(boundary.CallFile, code)
+		return h, 0
 	}
-	h := boundary.FileHead{Before: boundary.Stat(st)}
-	if content := out[headSize:]; st.Mode&measure.ModeType == measure.ModeRegular && st.Size > 0 && st.Size <= int64(len(content)) && o.read(path, content[:st.Size]) {
-		// If it can't be described now, it counts as changed: After is zero.
-		after, _ := o.system.Stat(path, false)
-		h.Whole, h.After = true, boundary.Stat(after)
-		out = out[:headSize+st.Size]
-	} else {
-		out = out[:headSize]
+	h.State, h.Before = boundary.FileUnread, boundary.Stat(st)
+	if st.Mode&measure.ModeType != measure.ModeRegular || st.Size <= 0 || st.Size > int64(len(room)) || !o.read(path, room[:st.Size]) {
+		return h, 0
 	}
-	_, err := answer(out, h)
-	return len(out), err
+	// If it can't be described now, it counts as changed: After is zero.
+	after, _ := o.system.Stat(path, false)
+	h.State, h.After = boundary.FileWhole, boundary.Stat(after)
+	return h, int(st.Size)
 }
 
 // read fills p with the beginning of a file; false if that can't be.

@@ -21,66 +21,93 @@ type outside struct {
 	ahead *ahead
 }
 
-// aheadRoom is up to which size a file is read with its first Stat, and how much of a larger one is read at a time: a call
-// costs as much as reading some hundred kilobytes.
+// aheadRoom is how much arrives in one call: a call costs as much as reading some hundred kilobytes.
 const aheadRoom = 1 << 20
 
-// ahead is a file that was read when it was described, in one call instead of five: what is asked of it next, in the order
-// in which a file is measured, is answered from here. Whatever comes in another order goes outside.
+// ahead is what was read before it was asked for, in one call instead of five for each file. What is asked next, in the
+// order in which files are measured, is answered from here; whatever comes in another order goes outside.
 type ahead struct {
-	never   bool // the host doesn't offer it
-	buf     []byte
-	path    []byte
-	head    boundary.FileHead
-	content []byte
-	opened  bool
+	never    bool     // the host doesn't offer it
+	expected [][]byte // what will be measured from here on
+	room     []byte
+	paths    [][]byte
+	files    []sdk.File // of paths; the first is the one that is measured now
+	told     bool       // what the first was before it was read: once, or a change would go unseen
+	opened   bool
 
-	// of a larger file: what was read of it last
-	fd   int32
-	at   int64
-	part []byte
+	// Of a file that is too large for that: what was read of it last.
+	fd    int32
+	at    int64
+	part  []byte
+	parts []byte // where it arrives
 }
 
-// aheadFD is the descriptor of the file that was read ahead; the monitor's are never negative.
+// aheadFD is the descriptor of a file that was read ahead; the monitor's are never negative.
 const aheadFD = -2
 
-func (a *ahead) forget() { a.path, a.content, a.opened, a.part = a.path[:0], nil, false, nil }
+// Expect implements measure.Expecter.
+func (o outside) Expect(paths [][]byte) { o.ahead.expected = paths }
 
-// room is where what comes from outside arrives.
-func (a *ahead) room() []byte {
-	if a.buf == nil {
-		a.buf = make([]byte, sdk.FileHeadSize+aheadRoom)
-	}
-	return a.buf
+// first says whether path is the file that is measured now, and was read.
+func (a *ahead) first(path []byte) bool {
+	return len(a.files) > 0 && a.files[0].State == boundary.FileWhole && bytes.Equal(a.paths[0], path)
 }
 
-func (a *ahead) has(path []byte) bool { return a.content != nil && bytes.Equal(a.path, path) }
+// next says whether path was read ahead, and forgets what comes before it.
+func (a *ahead) next(path []byte) bool {
+	if a.told {
+		a.drop()
+	}
+	for len(a.files) > 0 {
+		if bytes.Equal(a.paths[0], path) {
+			return true
+		}
+		a.drop()
+	}
+	return false
+}
+
+func (a *ahead) drop() { a.paths, a.files, a.told, a.opened = a.paths[1:], a.files[1:], false, false }
+
+// want returns the paths to ask for: path, and what is expected after it.
+func (a *ahead) want(path []byte) [][]byte {
+	const near = 64 // files that were skipped, for their directory is gone or the limit of bytes reached
+	for i := 0; i < len(a.expected) && i < near; i++ {
+		if bytes.Equal(a.expected[i], path) {
+			a.expected = a.expected[i:]
+			return a.expected[:min(len(a.expected), boundary.MaxFiles)]
+		}
+	}
+	return [][]byte{path}
+}
 
 func (o outside) Stat(path []byte, follow bool) (measure.Stat, rats.Code) {
 	a := o.ahead
-	if !follow && a.opened && a.has(path) {
-		st := a.head.After
-		return measure.Stat(st), ""
+	if !follow && a.opened && a.first(path) {
+		return measure.Stat(a.files[0].After), ""
+	}
+	again := a.told && len(a.files) > 0 && bytes.Equal(a.paths[0], path)
+	if !follow && !a.next(path) && !again && !a.never {
+		spend()
+		if a.room == nil {
+			a.room = make([]byte, aheadRoom)
+		}
+		var code rats.Code
+		a.paths = a.want(path)
+		a.files, code = o.Files(a.paths, a.room)
+		a.never = code == codeUnknown
+	}
+	if !follow && !again && len(a.files) > 0 && a.files[0].State != boundary.FileFailed {
+		a.told = true
+		return measure.Stat(a.files[0].Before), ""
 	}
 	spend()
-	if follow || a.never {
-		st, code := o.Outside.Stat(path, follow)
-		return measure.Stat(st), code
-	}
-	a.forget()
-	head, content, code := o.File(path, a.room())
-	if code == codeUnknown {
-		a.never = true
-		return o.Stat(path, follow)
-	}
-	if code == "" && head.Whole {
-		a.path, a.head, a.content = append(a.path, path...), head, content
-	}
-	return measure.Stat(head.Before), code
+	st, code := o.Outside.Stat(path, follow)
+	return measure.Stat(st), code
 }
 
 func (o outside) Open(path []byte, flags uint32) (int32, rats.Code) {
-	if a := o.ahead; flags == measure.OpenFile && !a.opened && a.has(path) {
+	if a := o.ahead; flags == measure.OpenFile && a.told && !a.opened && a.first(path) {
 		a.opened = true
 		return aheadFD, ""
 	}
@@ -89,21 +116,24 @@ func (o outside) Open(path []byte, flags uint32) (int32, rats.Code) {
 }
 
 func (o outside) ReadAt(fd int32, p []byte, off int64) (int, rats.Code) {
+	a := o.ahead
 	if fd == aheadFD {
-		if off < 0 || off >= int64(len(o.ahead.content)) {
+		if !a.opened || off < 0 || off >= int64(len(a.files[0].Content)) {
 			return 0, ""
 		}
-		return copy(p, o.ahead.content[off:]), ""
+		return copy(p, a.files[0].Content[off:]), ""
 	}
-	a := o.ahead
 	if a.part == nil || a.fd != fd || off < a.at || off >= a.at+int64(len(a.part)) {
 		spend()
-		a.forget()
-		n, code := o.Outside.ReadAt(fd, a.room(), off)
+		if a.parts == nil {
+			a.parts = make([]byte, aheadRoom)
+		}
+		a.part = nil
+		n, code := o.Outside.ReadAt(fd, a.parts, off)
 		if code != "" || n == 0 {
 			return 0, code
 		}
-		a.fd, a.at, a.part = fd, off, a.buf[:n]
+		a.fd, a.at, a.part = fd, off, a.parts[:n]
 	}
 	return copy(p, a.part[off-a.at:]), ""
 }
@@ -119,8 +149,13 @@ func (o outside) Exec(argv [][]byte, l plan.Limits) (int32, rats.Code) {
 }
 
 func (o outside) Close(fd int32) {
-	o.ahead.forget()
-	if fd != aheadFD {
-		o.Outside.Close(fd)
+	a := o.ahead
+	if fd == aheadFD {
+		if a.opened {
+			a.drop()
+		}
+		return
 	}
+	a.part = nil
+	o.Outside.Close(fd)
 }
