@@ -59,9 +59,10 @@ type Source interface {
 
 // Appraiser runs the exchange. It is safe for concurrent use.
 type Appraiser struct {
-	cfg  Config
-	hub  *hub
-	asks *asks
+	cfg     Config
+	hub     *hub
+	asks    *asks          // of other servers
+	senders sealed.Senders // to enclaves
 }
 
 // maxTTL bounds a challenge's life (S02).
