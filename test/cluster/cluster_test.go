@@ -15,7 +15,7 @@ import (
 	"github.com/assay-attest/assay/rats"
 )
 
-// size is how many nodes there are: ASSAY_CLUSTER_NODES, else 500, fewer in a hurry.
+// size is how many nodes there are: ASSAY_CLUSTER_NODES, else nodes, fewer in a hurry.
 func size() int {
 	if n, err := strconv.Atoi(os.Getenv("ASSAY_CLUSTER_NODES")); err == nil && n > 0 {
 		return n
@@ -23,10 +23,10 @@ func size() int {
 	if testing.Short() {
 		return 60
 	}
-	return 500
+	return nodes
 }
 
-// R041, R038, S40, S41: two servers, one database, 500 nodes; one server is killed, and when it is back the other one is
+// R041, R038, S40, S41: two servers, one database, 500 nodes (fewer under the race detector); one server is killed, and when it is back the other one is
 // cut off from the database. No result that a node was told is lost, nothing is accepted under an older policy after a
 // newer one was put, and no node is unattended for longer than its period.
 func TestServersDieAndNothingIsLost(t *testing.T) {
