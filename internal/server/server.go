@@ -58,14 +58,11 @@ type Settings struct {
 	// Collateral names the services that collateral may be fetched from: vendor ("intel", "amd") → base address, or
 	// "official". None, the default: nothing is fetched, and what was imported into the directory collateral/ is used.
 	Collateral map[string]string `json:"collateral,omitempty"`
-<<<<<<< HEAD
 	// Database is the address of the database that several servers share, without password; empty: a file of this server's.
 	Database  string    `json:"database,omitempty"`
 	Retention Retention `json:"retention,omitzero"`
-=======
 	// Update is the channel of Intel's documents: endorse.Standard, the default, or endorse.Early.
 	Update string `json:"collateral_update,omitempty"`
->>>>>>> main
 }
 
 // RunOptions say how to run a server. Dir, Rand, Now and Log are required.
