@@ -23,9 +23,10 @@ help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
-build: ## build bin/assay, one static, reproducible binary, and bin/assay-keeper, which is measured by itself
+build: ## build bin/assay, one static, reproducible binary, and bin/assay-keeper and bin/assay-monitor, which are measured by themselves
 	$(BUILD) -o bin/assay ./cmd/assay
 	$(BUILD) -o bin/assay-keeper ./cmd/assay-keeper
+	$(BUILD) -o bin/assay-monitor ./cmd/assay-monitor
 
 .PHONY: quickstart
 quickstart: tools build ## see the whole idea on this machine: trusted, changed, not trusted, restored (flags: ARGS=--keep)
