@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"crypto/sha512"
 	"hash"
+	"io"
 	"runtime"
 	"slices"
 	"sync"
@@ -38,7 +39,12 @@ type Runner struct {
 	Workers int              // that hash at the same time; 0: one per processor
 	Now     func() time.Time // durations and the limit of time; nil: durations are 0 and only the context ends a run
 	Limits  plan.Limits      // most this machine grants; zero fields are the defaults
+	Hash    NewHash          // nil: the standard library's
 }
+
+// NewHash makes a hash by its name (plan.AlgSize knows it). One that is an io.Closer is closed when its file is read. Code
+// that hashes slowly itself, as WebAssembly does, lets another do it.
+type NewHash func(alg string) hash.Hash
 
 // Capture runs tests on one worker per processor and returns their outcomes as Run does: what `ref capture` makes
 // reference values of.
@@ -52,7 +58,10 @@ func Capture(ctx context.Context, s System, tests []plan.Test, limits plan.Limit
 // was broken off is no run.
 func (r Runner) Run(ctx context.Context, tests []plan.Test, limits plan.Limits) ([]plan.Outcome, error) {
 	limits = tighter(limits, r.Limits)
-	run := &run{system: r.System, now: r.Now, limits: limits}
+	run := &run{system: r.System, now: r.Now, limits: limits, newHash: r.Hash}
+	if run.newHash == nil {
+		run.newHash = newHash
+	}
 	run.left.Store(limits.Bytes)
 	timed, stop := context.WithCancel(ctx)
 	defer stop()
@@ -112,6 +121,7 @@ func tighter(a, b plan.Limits) plan.Limits {
 type run struct {
 	system   System
 	now      func() time.Time
+	newHash  NewHash
 	limits   plan.Limits
 	deadline time.Time
 	ctx      context.Context
@@ -224,7 +234,11 @@ func (r *run) measure(j job, buf []byte) {
 		return
 	}
 	start := r.clock()
-	sum, size, code := r.hash(o.Name, newHash(j.alg), buf)
+	h := r.newHash(j.alg)
+	if c, ok := h.(io.Closer); ok {
+		defer c.Close()
+	}
+	sum, size, code := r.hash(o.Name, h, buf)
 	o.Nanos = max(int64(r.clock().Sub(start)), 0)
 	if code != "" {
 		o.Err = code
