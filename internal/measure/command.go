@@ -4,9 +4,16 @@ import (
 	"encoding/binary"
 	"fmt"
 	"regexp"
+	"time"
 
 	"github.com/assay-attest/assay/plan"
 	"github.com/assay-attest/assay/rats"
+)
+
+// Most a command gets if its limits don't say less.
+const (
+	DefaultOutput      = 1 << 20
+	DefaultCommandTime = 10 * time.Second
 )
 
 // The values of a command with a pattern.

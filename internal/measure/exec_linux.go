@@ -16,12 +16,6 @@ import (
 	"github.com/assay-attest/assay/rats"
 )
 
-// Most a command gets if its limits don't say less.
-const (
-	DefaultOutput      = 1 << 20
-	DefaultCommandTime = 10 * time.Second
-)
-
 // environment is all a command gets beside what its test names.
 var environment = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "TZ=UTC"}
 
