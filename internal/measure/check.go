@@ -176,7 +176,9 @@ func (c *checker) lines(path string, each func(line []byte) bool) rats.Code {
 		return code
 	}
 	defer c.run.system.Close(fd)
-	buf := make([]byte, 2*maxLine)
+	page := pages.Get().(*[]byte) // twice maxLine
+	defer pages.Put(page)
+	buf := *page
 	have, off := 0, int64(0)
 	for {
 		if c.over() {

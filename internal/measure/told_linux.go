@@ -31,11 +31,16 @@ func (l local) openTold(path []byte, flags uint32) (int32, rats.Code) {
 	}
 	var data []byte
 	if flags&OpenLink != 0 {
+		var u unix.Stat_t
+		if err := unix.Fstat(fd, &u); err != nil {
+			return -1, codeOf(err)
+		}
+		if u.Mode&unix.S_IFMT != unix.S_IFLNK {
+			return -1, CodeIrregular.Code
+		}
 		buf := make([]byte, plan.MaxName+1)
 		n, err := unix.Readlinkat(fd, "", buf)
 		switch {
-		case err == unix.EINVAL:
-			return -1, CodeIrregular.Code
 		case err != nil:
 			return -1, codeOf(err)
 		case n == len(buf):

@@ -5,10 +5,14 @@ import (
 	"context"
 	"path"
 	"slices"
+	"sync"
 
 	"github.com/assay-attest/assay/plan"
 	"github.com/assay-attest/assay/rats"
 )
+
+// pages are what directories and lines of /proc are read into: a check reads thousands of them.
+var pages = sync.Pool{New: func() any { b := make([]byte, 64<<10); return &b }}
 
 // maxDepth bounds how deep directories are walked; a path of 4096 bytes can't hold more.
 const maxDepth = plan.MaxName / 2
@@ -117,7 +121,9 @@ func (f *found) list(ctx context.Context, s System, dir []byte, each func(p []by
 		return
 	}
 	defer s.Close(fd)
-	buf := make([]byte, 64<<10)
+	page := pages.Get().(*[]byte)
+	defer pages.Put(page)
+	buf := *page
 	cookie := uint64(0)
 	for !f.full(ctx) {
 		n, code := s.List(fd, cookie, buf)
