@@ -6,6 +6,8 @@ SHELL       := /bin/bash
 
 GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+# A Debian version begins with a digit: a tag's number, or 0~ and the commit.
+DEBVERSION ?= $(shell echo "$(VERSION)" | sed -E -e 's/^v([0-9])/\1/' -e '/^[0-9]+\./!s/^/0~/' -e 's/-/./g')
 LDFLAGS := -s -w -buildid= -X github.com/assay-attest/assay/internal/cli.Version=$(VERSION)
 BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags "$(LDFLAGS)"
 
@@ -74,6 +76,8 @@ tools: ## install what tests and quickstart need: swtpm, a C compiler for the ra
 	command -v swtpm_setup >/dev/null || missing="$$missing swtpm-tools"; \
 	command -v gcc >/dev/null || missing="$$missing gcc libc6-dev"; \
 	command -v openssl >/dev/null || missing="$$missing openssl"; \
+	command -v mmdebstrap >/dev/null || missing="$$missing mmdebstrap"; \
+	command -v systemd-nspawn >/dev/null || missing="$$missing systemd-container"; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "installing$$missing"; apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing >/dev/null; \
@@ -96,6 +100,16 @@ vm-tools: ## install what test/vm boots virtual machines with; without root, onl
 	if [ -n "$$kernel" ]; then mkdir -p "$$kernel" && cd "$$kernel" && rm -f ./*.deb && \
 		apt-get -qq download "$$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends: linux-image-/ {print $$2; exit}')" 2>/dev/null && \
 		dpkg-deb -x ./*.deb . && rm -f ./*.deb; fi
+
+NFPM ?= $(GO) run github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.44.0
+
+.PHONY: deb
+deb: build ## build dist/assay_VERSION_ARCH.deb: binaries, units, users, completion
+	mkdir -p dist/completion
+	bin/assay completion bash >dist/completion/assay.bash
+	bin/assay completion zsh >dist/completion/_assay
+	bin/assay completion fish >dist/completion/assay.fish
+	VERSION="$(DEBVERSION)" ARCH="$$($(GO) env GOARCH)" $(NFPM) package --config deploy/deb/nfpm.yaml --packager deb --target dist/
 
 .PHONY: clean
 clean: ## remove what make made

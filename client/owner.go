@@ -18,6 +18,11 @@ func (c *Client) Version(ctx context.Context) (api.Version, error) {
 // Health is nil if the server is able to serve: GET /healthz.
 func (c *Client) Health(ctx context.Context) error { return c.drop(ctx, http.MethodGet, "/healthz") }
 
+// Metrics returns the server's metrics in the text form of Prometheus: GET /metrics.
+func (c *Client) Metrics(ctx context.Context) ([]byte, error) {
+	return c.bytes(ctx, request{method: http.MethodGet, path: "/metrics", accept: "text/plain"}, maxAnswer)
+}
+
 // CreateToken makes a join token; it is told only in this answer.
 func (c *Client) CreateToken(ctx context.Context, r api.TokenRequest) (api.Token, error) {
 	return call[api.Token](ctx, c, http.MethodPost, c.path("join-tokens"), nil, r)

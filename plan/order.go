@@ -103,18 +103,23 @@ func orderMessage(payload []byte) []byte {
 // Seal signs the order with the plan signer (ECDSA P-256) and seals it to the enclave's HPKE key (32 bytes). It refuses an
 // order that OpenOrder would.
 func (o Order) Seal(signer crypto.Signer, hpkePub []byte) ([]byte, error) {
+	return o.SealBy(nil, signer, hpkePub)
+}
+
+// SealBy is Seal for whoever seals to the same enclaves again and again.
+func (o Order) SealBy(senders *sealed.Senders, signer crypto.Signer, hpkePub []byte) ([]byte, error) {
 	payload, err := o.encode()
 	if err != nil {
 		return nil, err
 	}
-	if _, err := decodeOrder(payload); err != nil {
+	if err := o.check(len(payload)); err != nil {
 		return nil, err
 	}
 	sig, err := sign(signer, orderMessage(payload))
 	if err != nil {
 		return nil, fmt.Errorf("signing an order: %w", err)
 	}
-	return sealed.Seal(hpkePub, []byte(orderTag), appendField(appendField(nil, payload), sig))
+	return senders.Seal(hpkePub, []byte(orderTag), appendField(appendField(nil, payload), sig))
 }
 
 // OpenOrder opens a box with the enclave's key, checks the plan signer's signature before anything of the order is
@@ -155,32 +160,47 @@ func (o Order) encode() ([]byte, error) {
 
 // decodeOrder reads the payload of an order: canonical JSON, no other encoding.
 func decodeOrder(payload []byte) (Order, error) {
-	if len(payload) > MaxDocument {
-		return Order{}, CodeOrderMalformed.Bad("order", fmt.Sprintf("at most %d bytes", MaxDocument), fmt.Sprintf("%d bytes", len(payload)))
+	if err := fits(len(payload)); err != nil {
+		return Order{}, err
 	}
 	var o Order
 	if err := strict(payload, &o); err != nil {
 		return Order{}, CodeOrderMalformed.Bad("order", "an order in JSON", err.Error())
 	}
-	switch {
-	case o.Namespace == "" || o.Node == "":
-		return Order{}, CodeOrderMalformed.Bad("order", "a namespace and a node", "")
-	case len(o.Nonce) != 32:
-		return Order{}, CodeOrderMalformed.Bad("order.nonce", "32 bytes", fmt.Sprintf("%d bytes", len(o.Nonce)))
-	case o.To.Alg != "sha256" || o.To.Check() != nil:
-		return Order{}, CodeOrderMalformed.Bad("order.to", "a SHA-256 digest", o.To.String())
-	case len(o.Results) != sealed.PublicSize:
-		return Order{}, CodeOrderMalformed.Bad("order.results", "32 bytes", fmt.Sprintf("%d bytes", len(o.Results)))
-	case o.Expires.IsZero():
-		return Order{}, CodeOrderMalformed.Bad("order.expires", "a time", "")
-	}
-	if err := o.Plan.Check(); err != nil {
+	if err := o.check(len(payload)); err != nil {
 		return Order{}, err
 	}
 	if again, err := o.encode(); err != nil || !bytes.Equal(again, payload) {
 		return Order{}, CodeOrderMalformed.Bad("order", "canonical JSON", "another encoding of the same order")
 	}
 	return o, nil
+}
+
+func fits(size int) error {
+	if size > MaxDocument {
+		return CodeOrderMalformed.Bad("order", fmt.Sprintf("at most %d bytes", MaxDocument), fmt.Sprintf("%d bytes", size))
+	}
+	return nil
+}
+
+// check says what is wrong with an order whose payload has a size.
+func (o Order) check(size int) error {
+	if err := fits(size); err != nil {
+		return err
+	}
+	switch {
+	case o.Namespace == "" || o.Node == "":
+		return CodeOrderMalformed.Bad("order", "a namespace and a node", "")
+	case len(o.Nonce) != 32:
+		return CodeOrderMalformed.Bad("order.nonce", "32 bytes", fmt.Sprintf("%d bytes", len(o.Nonce)))
+	case o.To.Alg != "sha256" || o.To.Check() != nil:
+		return CodeOrderMalformed.Bad("order.to", "a SHA-256 digest", o.To.String())
+	case len(o.Results) != sealed.PublicSize:
+		return CodeOrderMalformed.Bad("order.results", "32 bytes", fmt.Sprintf("%d bytes", len(o.Results)))
+	case o.Expires.IsZero():
+		return CodeOrderMalformed.Bad("order.expires", "a time", "")
+	}
+	return o.Plan.Check()
 }
 
 // CheckFor says why an enclave with these keys must not obey the order in the attestation that m describes, nil if it may:

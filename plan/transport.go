@@ -36,6 +36,11 @@ const maxParts = 16
 // SealEvidence seals evidence to the verifier's HPKE key for transport. Inside the box it is length-prefixed binary:
 // "assay/evidence/1", format, media type, body, u32 count of parts, per part name, u64 offset, data.
 func SealEvidence(public []byte, e rats.Evidence) ([]byte, error) {
+	return SealEvidenceBy(nil, public, e)
+}
+
+// SealEvidenceBy is SealEvidence for whoever seals to the same verifier again and again.
+func SealEvidenceBy(senders *sealed.Senders, public []byte, e rats.Evidence) ([]byte, error) {
 	if len(e.Parts) > maxParts {
 		return nil, CodeEvidence.Bad("parts", fmt.Sprintf("at most %d", maxParts), fmt.Sprint(len(e.Parts)))
 	}
@@ -56,7 +61,7 @@ func SealEvidence(public []byte, e rats.Evidence) ([]byte, error) {
 		b = binary.BigEndian.AppendUint64(b, uint64(p.Offset))
 		b = appendField(b, p.Data)
 	}
-	return sealed.Seal(public, []byte(evidenceTag), b)
+	return senders.Seal(public, []byte(evidenceTag), b)
 }
 
 // OpenEvidence opens what SealEvidence made. It believes nothing of it: the box authenticates nobody.

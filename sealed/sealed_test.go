@@ -108,3 +108,61 @@ func FuzzOpen(f *testing.F) {
 		}
 	})
 }
+
+func TestBoxesOfOneSenderOpenInAnyOrder(t *testing.T) {
+	k, info := key(t), []byte("purpose")
+	var senders sealed.Senders
+	boxes := make([][]byte, 5)
+	for i := range boxes {
+		var err error
+		if boxes[i], err = senders.Seal(k.Public(), info, fmt.Appendf(nil, "message %d", i)); err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(boxes[i][:32], boxes[0][:32]) {
+			t.Error("the public-key work was done again")
+		}
+		if i > 0 && bytes.Equal(boxes[i][32:40], boxes[i-1][32:40]) {
+			t.Fatal("two boxes of one number: the nonce was used twice")
+		}
+	}
+	for _, i := range []int{3, 0, 4, 4, 1} { // one never arrives, one twice
+		got, err := k.Open(info, boxes[i])
+		if err != nil || string(got) != fmt.Sprintf("message %d", i) {
+			t.Errorf("%d: %q, %v", i, got, err)
+		}
+	}
+	other, err := senders.Seal(key(t).Public(), info, nil)
+	if err != nil || bytes.Equal(other[:32], boxes[0][:32]) {
+		t.Errorf("one sender for two keys, or %v", err)
+	}
+	other, err = senders.Seal(k.Public(), []byte("another purpose"), nil)
+	if err != nil || bytes.Equal(other[:32], boxes[0][:32]) {
+		t.Errorf("one sender for two purposes, or %v", err)
+	}
+}
+
+// What is remembered of a sender must not open what would not open without.
+func TestRememberedSenderOpensNothingElse(t *testing.T) {
+	k, info := key(t), []byte("purpose")
+	s, err := sealed.NewSender(k.Public(), info)
+	if err != nil {
+		t.Fatal(err)
+	}
+	box, err := s.Seal([]byte("message"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := k.Open(info, box); err != nil {
+		t.Fatal(err)
+	}
+	_, err = k.Open([]byte("another purpose"), box)
+	wantCode(t, err, sealed.CodeBox)
+	_, err = key(t).Open(info, box)
+	wantCode(t, err, sealed.CodeBox)
+	for i := range box {
+		b := bytes.Clone(box)
+		b[i] ^= 1
+		_, err = k.Open(info, b)
+		wantCode(t, err, sealed.CodeBox)
+	}
+}

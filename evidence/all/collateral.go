@@ -24,6 +24,9 @@ type collateral struct {
 	NextUpdate       time.Time `json:"nextUpdate,omitzero"`
 	EvaluationNumber uint32    `json:"tcbEvaluationDataNumber,omitempty"`
 	FMSPC            string    `json:"fmspc,omitempty"`
+	MRSIGNER         string    `json:"mrsigner,omitempty"` // of the enclave that an identity names
+	ISVProdID        *uint16   `json:"isvprodid,omitempty"`
+	ISVSVN           *uint16   `json:"isvsvn,omitempty"` // of its latest level
 	Revoked          *int      `json:"revoked_entries,omitempty"`
 	Issuer           string    `json:"issuer,omitempty"`
 	Subjects         []string  `json:"subjects,omitempty"` // of certificates
@@ -67,7 +70,8 @@ func describeCollateral(c *dcap.Collateral) *collateral {
 	case len(c.Identities) > 0:
 		v := c.Identities[0].Value
 		out.Kind, out.ID, out.Version, out.IssueDate, out.NextUpdate = "identity", v.ID, v.Version, v.IssueDate, v.NextUpdate
-		out.EvaluationNumber = v.EvaluationDataNumber
+		out.EvaluationNumber, out.MRSIGNER = v.EvaluationDataNumber, hex.EncodeToString(v.MRSIGNER[:])
+		out.ISVProdID, out.ISVSVN = &v.ISVProdID, &v.Levels[0].ISVSVN
 	case len(c.Numbers) > 0:
 		v := c.Numbers[0].Value
 		out.Kind, out.ID, out.Version, out.IssueDate, out.NextUpdate = "evaluation-numbers", v.ID, v.Version, v.IssueDate, v.NextUpdate

@@ -12,6 +12,24 @@ import (
 // minUserData is the shortest binding that can hold a challenge (R107).
 const minUserData = 16
 
+// Judge verifies a quote as Verify does, and what its report data (64 bytes) are bound to. It returns what both formats say
+// of that in the same way: the verdict, with the report data in it where no manifest tells what they are, and the facts
+// and the end of what was verified.
+func (v *Verifier) Judge(q *Quote, module *ModuleOf, reportData []byte, in rats.Inputs) (Verdict, rats.Verified, error) {
+	verdict, err := v.Verify(q, module, in)
+	if err != nil {
+		return Verdict{}, rats.Verified{}, err
+	}
+	keys, err := CheckBinding(in.Binding, reportData)
+	if err != nil {
+		return Verdict{}, rats.Verified{}, err
+	}
+	if in.Binding.Profile != rats.ProfileAssay {
+		verdict.ReportData = hex.EncodeToString(reportData)
+	}
+	return verdict, rats.Verified{Facts: rats.Facts{Keys: keys, UserData: [][]byte{reportData}}, Until: verdict.Until}, nil
+}
+
 // CheckBinding compares the report data of a quote (64 bytes) with what it must be bound to: user data in its first
 // bytes, and zero in the rest (S03). In profile assay/1 the user data must be the SHA-256 of the manifest; the keys the
 // manifest binds are returned. Profile none binds nothing and compares nothing.

@@ -170,16 +170,35 @@ func (q *Quote) certificates(c *Collateral) (leaves, others []*x509.Certificate,
 		}
 		return certs[:1], certs[1:], nil
 	}
-	const most = 8
+	leaves, err = q.leavesBeside(c)
+	return leaves, c.Certs, err
+}
+
+// leavesBeside returns the PCK certificates beside a quote that may be its own. Where the quote names its key they are
+// those of the same TCB: that one of them signed is seen later.
+func (q *Quote) leavesBeside(c *Collateral) (leaves []*x509.Certificate, err error) {
+	const most = 32
+	id := q.PCKID()
+	var other error
 	for _, cert := range c.Certs {
-		if slices.ContainsFunc(cert.Extensions, isSGX) && len(leaves) < most {
-			leaves = append(leaves, cert)
+		if !slices.ContainsFunc(cert.Extensions, isSGX) || len(leaves) == most {
+			continue
 		}
+		if id != nil {
+			if p, err := ParsePCK(cert); err != nil || !id.names(p) {
+				other = CodeChainOther.Bad("PCK certificate", id.String(), fmt.Sprintf("CPUSVN %x, PCESVN %d, PCE id %x, or another PPID", p.CPUSVN, p.PCESVN, p.PCEID))
+				continue
+			}
+		}
+		leaves = append(leaves, cert)
 	}
-	if len(leaves) == 0 {
-		return nil, nil, CodeChainMissing.Missing("certification data", "a PCK certificate in the quote or beside it", "none")
+	switch {
+	case len(leaves) > 0:
+		return leaves, nil
+	case other != nil:
+		return nil, other
 	}
-	return leaves, c.Certs, nil
+	return nil, CodeChainMissing.Missing("certification data", "a PCK certificate in the quote or beside it", "none")
 }
 
 func buildChain(leaf *x509.Certificate, others []*x509.Certificate, a anchors, now time.Time) (*chain, error) {

@@ -36,6 +36,8 @@ var (
 		Title: "the certificates of the platform do not lead to a trusted root", Hint: "only platforms certified by Intel are trusted"}
 	CodeChainProfile = rats.CodeInfo{Code: "dcap.chain.profile", Slot: rats.Hardware,
 		Title: "a certificate of the chain is of another kind than its place demands", Hint: "the chain must be PCK certificate, processor or platform CA, root"}
+	CodeChainOther = rats.CodeInfo{Code: "dcap.chain.other", Slot: rats.Hardware,
+		Title: "the certificate beside the quote is not of the key that the quote names", Hint: "fetch the PCK certificate of this platform for exactly the CPUSVN, PCESVN and PCE id in the quote"}
 	CodeChainExpired = rats.CodeInfo{Code: "dcap.chain.expired", Slot: rats.Hardware,
 		Title: "a certificate of the platform has expired", Hint: "let the machine fetch a new PCK certificate; stored evidence can be verified at a stated time"}
 	CodeChainEarly = rats.CodeInfo{Code: "dcap.chain.not-yet-valid", Slot: rats.Hardware,
@@ -83,7 +85,7 @@ var (
 var verifyCodes = []rats.CodeInfo{
 	CodeQuoteMalformed, CodeQuoteUnsupported, CodeQuoteTrailing, CodeQuoteKey, CodeQuoteSignature, CodeKeyUnbound,
 	CodeQESignature, CodeQEDebug, CodeQEIdentity, CodeChainMissing, CodeChainMalformed, CodeChainSignature, CodeChainRoot,
-	CodeChainProfile, CodeChainExpired, CodeChainEarly, CodeRevoked, CodeUnbound, CodeBinding, CodeReportData,
+	CodeChainProfile, CodeChainOther, CodeChainExpired, CodeChainEarly, CodeRevoked, CodeUnbound, CodeBinding, CodeReportData,
 }
 
 var collateralCodes = []rats.CodeInfo{

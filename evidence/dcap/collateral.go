@@ -63,8 +63,8 @@ func (c *Collateral) add(o *Collateral) {
 var errForeign = errors.New("no collateral")
 
 // ParseCollateral reads one file of collateral, recognised by its content: certificates and revocation lists (PEM,
-// URL-encoded PEM, DER, hex or base64 of DER), answers of Intel's PCS and of a PCCS, the JSON of dcap-qvl and of other
-// tools that wrap these, endorsements of Open Enclave and the memory image of Intel's collateral structure. What is in
+// URL-encoded PEM, DER, hex or base64 of DER), answers of Intel's PCS and of a PCCS, the JSON and the SCALE of dcap-qvl and the JSON
+// of other tools that wrap these, endorsements of Open Enclave and the memory image of Intel's collateral structure. What is in
 // a container besides is passed over; a container without any collateral is refused.
 func ParseCollateral(b []byte) (*Collateral, error) {
 	c := &Collateral{}
@@ -103,6 +103,9 @@ func (c *Collateral) read(b []byte, depth int) error {
 	}
 	if parts := endorsementParts(b); parts != nil {
 		return c.readAll(parts, depth)
+	}
+	if parts := scaleParts(b); parts != nil {
+		return c.readScale(parts, depth)
 	}
 	if bytes.Contains(t[:min(len(t), 4096)], []byte("-----BEGIN ")) {
 		return c.readPEM(t)

@@ -87,8 +87,58 @@ func containers(i *dcaptest.Intel) map[string][][]byte {
 			"certificates": map[string]any{"SGX-TCB-Info-Issuer-Chain": url.PathEscape(string(signers))},
 			"pckcacrl":     map[string]any{"platformCrl": hex.EncodeToString(pckCRL)}, "rootcacrl": hex.EncodeToString(rootCRL),
 		}})},
+		"SCALE":                     {scaled(signers, []byte(hex.EncodeToString(rootCRL)), []byte(hex.EncodeToString(pckCRL)), signers, []byte(infoText), i.Sign(i.Signer, []byte(infoText)), signers, []byte(identityText), i.Sign(i.Signer, []byte(identityText)))},
+		"SCALE with an option":      {append(scaled(signers, rootCRL, pckCRL, signers, []byte(infoText), i.Sign(i.Signer, []byte(infoText)), signers, []byte(identityText), i.Sign(i.Signer, []byte(identityText))), 0)},
 		"Intel's structure":         {image},
 		"Open Enclave endorsements": {slices.Concat(oe, offsets, data)},
+	}
+}
+
+// scaled encodes byte strings as SCALE does.
+func scaled(parts ...[]byte) (out []byte) {
+	for _, p := range parts {
+		switch n := uint32(len(p)); {
+		case n < 1<<6:
+			out = append(out, byte(n<<2))
+		case n < 1<<14:
+			out = binary.LittleEndian.AppendUint16(out, uint16(n<<2|1))
+		default:
+			out = binary.LittleEndian.AppendUint32(out, n<<2|2)
+		}
+		out = append(out, p...)
+	}
+	return out
+}
+
+// SCALE tells no names and has no mark. What is not exactly its lengths may still be text with certificates in it, but no
+// document is read from it; documents that are broken are refused.
+func TestBrokenScaleIsRefused(t *testing.T) {
+	i := dcaptest.NewIntel(rand.Reader, now)
+	signers, sig := slices.Concat(i.Signer.PEM(), i.Root.PEM()), make([]byte, 64)
+	body := mustJSON(i.Identity("QE", dcaptest.SVNLevel(6, "UpToDate")))
+	good := scaled(signers, i.CRL(i.Root), body, sig)
+	for name, c := range map[string]struct {
+		b         []byte
+		documents int
+		code      rats.Code
+	}{
+		"good":              {good, 1, ""},
+		"cut":               {good[:len(good)-1], 0, ""},
+		"a byte after":      {append(bytes.Clone(good), 7), 0, ""},
+		"a longer form":     {append([]byte{5, 0, 'x'}, scaled(i.CRL(i.Root))...), 0, dcap.CodeCollateralUnknown.Code},
+		"a big integer":     {append([]byte{3, 1, 0, 0, 0}, good...), 0, ""},
+		"another object":    {scaled(signers, []byte(`{"a":1}`), sig), 0, dcap.CodeCollateralMalformed.Code},
+		"a broken object":   {scaled(signers, []byte(`{"fmspc"`), sig), 0, dcap.CodeCollateralMalformed.Code},
+		"a bare TCB info":   {scaled(signers, []byte(`{"fmspc":"00"}`), sig), 0, dcap.CodeCollateralMalformed.Code},
+		"too many":          {bytes.Repeat(scaled([]byte("x")), 17), 0, dcap.CodeCollateralUnknown.Code},
+		"nothing but text":  {scaled([]byte("one"), []byte("two")), 0, dcap.CodeCollateralUnknown.Code},
+		"with a chain":      {append(bytes.Clone(good), append([]byte{1}, scaled(signers)...)...), 1, ""},
+		"a short signature": {scaled(signers, body, sig[1:]), 0, ""},
+	} {
+		got, err := dcap.ParseCollateral(c.b)
+		if dcaptest.CodeOf(t, err) != c.code || err == nil && (len(got.Identities) != c.documents || len(got.Certs) < 1) {
+			t.Errorf("%s: %v, expected %s", name, err, c.code)
+		}
 	}
 }
 
@@ -156,7 +206,7 @@ func TestWhatIsNoCollateralIsRefused(t *testing.T) {
 		`{"raw_tcb_info":"{}","signature":[1,2,300]}`:                         dcap.CodeCollateralMalformed.Code,
 		`{"tcb_info":"\ud800","tcb_info_signature":"` + sig + `"}`:            dcap.CodeCollateralMalformed.Code,
 	} {
-		if _, err := dcap.ParseCollateral([]byte(in)); codeOf(t, err) != code {
+		if _, err := dcap.ParseCollateral([]byte(in)); dcaptest.CodeOf(t, err) != code {
 			t.Errorf("%.60q: %v, expected %s", in, err, code)
 		}
 	}
@@ -194,12 +244,12 @@ func TestPathsOfCertificatesAreVerified(t *testing.T) {
 		"foreign list":  {c(append(chain, list(dcaptest.NewIntel(rand.Reader, now).Platform))...), dcap.CodeCRLSignature.Code, false},
 	} {
 		path, listed, err := s.v.VerifyPath(s.machine.PCK.Cert, x.c, s.intel.Pool(), now)
-		if codeOf(t, err) != x.code || listed != x.listed || err == nil && len(path) != 3 {
+		if dcaptest.CodeOf(t, err) != x.code || listed != x.listed || err == nil && len(path) != 3 {
 			t.Errorf("%s: %v %v", name, err, listed)
 		}
 	}
 	for at, code := range map[int]rats.Code{10: dcap.CodeChainExpired.Code, -10: dcap.CodeChainEarly.Code} {
-		if _, _, err := s.v.VerifyPath(s.machine.PCK.Cert, c(chain...), s.intel.Pool(), now.AddDate(at, 0, 0)); codeOf(t, err) != code {
+		if _, _, err := s.v.VerifyPath(s.machine.PCK.Cert, c(chain...), s.intel.Pool(), now.AddDate(at, 0, 0)); dcaptest.CodeOf(t, err) != code {
 			t.Errorf("%v", err)
 		}
 	}
@@ -215,14 +265,14 @@ func FuzzParseQuote(f *testing.F) {
 		dcap.Detect(b, abi.TEESGX)
 		q, err := dcap.ParseQuote(b)
 		if err != nil {
-			codeOf(t, err)
+			dcaptest.CodeOf(t, err)
 			return
 		}
 		if !bytes.Equal(q.Encode(), b) {
 			t.Error("it is not written as it was read")
 		}
 		if _, err := s.v.Verify(q, nil, s.in); err != nil {
-			codeOf(t, err)
+			dcaptest.CodeOf(t, err)
 		}
 	})
 }
@@ -237,7 +287,7 @@ func FuzzParseCollateral(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		c, err := dcap.ParseCollateral(b)
 		if err != nil {
-			codeOf(t, err)
+			dcaptest.CodeOf(t, err)
 			return
 		}
 		for _, x := range c.TCBInfos {

@@ -7,21 +7,26 @@ import (
 	"time"
 )
 
-// window is a span of validity, narrowed by everything that was relied on.
-type window struct{ from, until time.Time }
+// window is a span of validity, narrowed by everything that was relied on. What doesn't say when it ends has ended: a
+// revocation list without next update would else be good for ever.
+type window struct {
+	from, until time.Time
+	narrowed    bool
+}
 
 func (w *window) narrow(from, until time.Time) {
 	if from.After(w.from) {
 		w.from = from
 	}
-	if w.until.IsZero() || until.Before(w.until) {
+	if !w.narrowed || until.Before(w.until) {
 		w.until = until
 	}
+	w.narrowed = true
 }
 
 // signedBy says whether the issuer signed what check checks, and remembers a yes.
-func (v *Verifier) signedBy(issuer *x509.Certificate, kind string, signed []byte, check func() bool) bool {
-	k := keyOf([]byte(kind), issuer.Raw, signed)
+func (v *Verifier) signedBy(issuer *x509.Certificate, kind string, signed, sig []byte, check func() bool) bool {
+	k := keyOf([]byte(kind), issuer.Raw, signed, sig)
 	if _, ok := v.memo.get(k); ok {
 		return true
 	}
@@ -39,7 +44,7 @@ func (v *Verifier) crlOf(issuer *x509.Certificate, crls []*x509.RevocationList, 
 		if !bytes.Equal(crl.RawIssuer, issuer.RawSubject) {
 			continue
 		}
-		if !v.signedBy(issuer, "crl", crl.Raw, func() bool { return crl.CheckSignatureFrom(issuer) == nil }) {
+		if !v.signedBy(issuer, "crl", crl.Raw, nil, func() bool { return crl.CheckSignatureFrom(issuer) == nil }) {
 			forged = true
 			continue
 		}

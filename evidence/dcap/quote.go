@@ -45,7 +45,6 @@ type Quote struct {
 	CertType  uint16
 	CertData  []byte
 	Padding   int // zero bytes after the quote
-
 }
 
 // Detect says cheaply whether b could be a quote of this package, of the given TEE type (abi.TEESGX, abi.TEETDX).
@@ -196,6 +195,9 @@ func (q *Quote) readSignature(r *reader) {
 		s.fail("inner certification data type", at, "1 to 5, or 7", fmt.Sprint(q.CertType))
 	}
 	q.CertData = s.take(s.length("length of the inner certification data"), "inner certification data")
+	if n, ok := ppidSizes[q.CertType]; ok && s.err == nil && pckIDField(q.CertType, q.CertData) == 0 {
+		s.fail("inner certification data", at+6, fmt.Sprintf("%d bytes, or %d filled up with zero", n+svnsSize+pceIDSize, pckIDFieldSize), fmt.Sprintf("%d bytes", len(q.CertData)))
+	}
 	if s.off != end {
 		s.fail("signature data", s.off, "its declared end", fmt.Sprintf("%d more bytes", end-s.off))
 	}

@@ -146,3 +146,28 @@ func TestMemoryImageOfCollateralIsRead(t *testing.T) {
 		t.Errorf("%d TCB infos, %d identities, %d lists, %d certificates", len(image.TCBInfos), len(image.Identities), len(image.CRLs), len(image.Certs))
 	}
 }
+
+// Collateral that was recorded in SCALE holds what its form in JSON holds.
+func TestRecordedScaleIsRead(t *testing.T) {
+	scale, err := dcap.ParseCollateral(dcaptest.Recorded(t, "sgx/phala/dcap_quote_collateral"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := dcap.ParseCollateral(dcaptest.Recorded(t, "sgx/phala/dcap_quote_collateral.normalised.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(scale.TCBInfos) != 1 || len(scale.Identities) != 1 || len(scale.CRLs) != 2 || len(scale.Certs) != len(other.Certs) {
+		t.Fatalf("%d TCB infos, %d identities, %d lists, %d certificates", len(scale.TCBInfos), len(scale.Identities), len(scale.CRLs), len(scale.Certs))
+	}
+	a, b := scale.TCBInfos[0], other.TCBInfos[0]
+	if !bytes.Equal(a.Raw, b.Raw) || !bytes.Equal(a.Signature, b.Signature) || !bytes.Equal(scale.Identities[0].Signature, other.Identities[0].Signature) {
+		t.Error("the documents differ")
+	}
+	at := time.Date(2023, 12, 6, 0, 22, 47, 0, time.UTC)
+	for _, d := range []struct{ raw, sig []byte }{{a.Raw, a.Signature}, {scale.Identities[0].Raw, scale.Identities[0].Signature}} {
+		if err := dcap.NewVerifier().VerifyDocument(d.raw, d.sig, scale, nil, at); err != nil {
+			t.Error(err)
+		}
+	}
+}

@@ -28,6 +28,8 @@ var (
 		Title: "the platform is open to an advisory that policy does not accept", Hint: "update the platform, or list the advisory beside the status that is accepted"}
 	CodeEvaluation = rats.CodeInfo{Code: "dcap.tcb.evaluation-number", Slot: rats.Hardware,
 		Title: "the status was computed under too early a TCB recovery", Hint: "fetch collateral of a later tcbEvaluationDataNumber"}
+	CodeEvaluationMixed = rats.CodeInfo{Code: "dcap.tcb.evaluation-mixed", Slot: rats.Hardware,
+		Title: "TCB info and identity of the quoting enclave are of different TCB recoveries", Hint: "fetch both again, from one service; the lower number is judged"}
 	CodeFMSPCDenied = rats.CodeInfo{Code: "dcap.tcb.fmspc-denied", Slot: rats.Hardware,
 		Title: "policy denies this kind of platform", Hint: "use another machine, or change fmspc_deny"}
 	CodeRelaxed = rats.CodeInfo{Code: "dcap.tcb.relaxed", Slot: rats.Hardware,
@@ -36,7 +38,7 @@ var (
 
 var ruleCodes = []rats.CodeInfo{
 	CodeRuleStatus, CodeRuleUntil, CodeRuleFMSPC, CodeRuleAge, CodeStatus, CodeStatusUnknown, CodeAdvisory, CodeEvaluation,
-	CodeFMSPCDenied, CodeRelaxed,
+	CodeEvaluationMixed, CodeFMSPCDenied, CodeRelaxed,
 }
 
 // Rules is the platform part of the policy sections of SGX and TDX. Its zero value accepts an up-to-date platform
@@ -103,6 +105,16 @@ func (r *Rules) Lint() (reasons []rats.Reason) {
 	return reasons
 }
 
+// LintHex says which values of a list aren't lower-case hex of a size in bytes, with the code of the format.
+func LintHex(code rats.CodeInfo, name string, values []string, size int) (reasons []rats.Reason) {
+	for i, v := range values {
+		if b, err := hex.DecodeString(v); err != nil || len(b) != size || strings.ToLower(v) != v {
+			reasons = append(reasons, code.Refuse(fmt.Sprintf("%s[%d]", name, i), fmt.Sprintf("%d hex digits", 2*size), clip(v)))
+		}
+	}
+	return reasons
+}
+
 // Check compares a platform with the rules at a time. Reasons of tier warning say which relaxation was used.
 func (r *Rules) Check(p Platform, t TCB, c Used, now time.Time) (reasons []rats.Reason) {
 	for _, problem := range c.Problems {
@@ -164,6 +176,9 @@ func (r *Rules) checkFreshness(t TCB, c Used, now time.Time) (reasons []rats.Rea
 	}
 	if t.EvaluationNumber < r.MinEvaluation {
 		reasons = append(reasons, CodeEvaluation.Refuse("tcb.evaluation_data_number", fmt.Sprintf("at least %d", r.MinEvaluation), fmt.Sprint(t.EvaluationNumber)))
+	}
+	if t.InfoNumber != t.IdentityNumber {
+		reasons = append(reasons, CodeEvaluationMixed.At(rats.Warning, "tcb.identity_evaluation_data_number", fmt.Sprint(t.InfoNumber), fmt.Sprint(t.IdentityNumber)))
 	}
 	return reasons
 }

@@ -100,7 +100,7 @@ func TestStatusOfATDXPlatform(t *testing.T) {
 		"relaunch advised":       {svn(func(b *abi.TDBody) { b.TEETCBSVN[0] = 3 }), true, 6, dcap.TDRelaunchAdvised, dcap.OutOfDate, ""},
 		"module still old":       {svn(func(b *abi.TDBody) { b.TEETCBSVN[0], b.TEETCBSVN2[0] = 3, 3 }), true, 6, dcap.OutOfDate, dcap.OutOfDate, ""},
 		"relaunch, but old QE":   {svn(func(b *abi.TDBody) { b.TEETCBSVN[0] = 3 }), true, 3, dcap.OutOfDate, dcap.OutOfDate, ""},
-		"relaunch into unknown":  {svn(func(b *abi.TDBody) { b.TEETCBSVN[0], b.TEETCBSVN2[1] = 3, 9 }), true, 6, dcap.NotSupported, dcap.OutOfDate, ""},
+		"relaunch into unknown":  {svn(func(b *abi.TDBody) { b.TEETCBSVN[0], b.TEETCBSVN2[1] = 3, 9 }), true, 6, dcap.NotSupported, dcap.OutOfDate, dcap.CodeModule.Code},
 	} {
 		s := newScene()
 		s.in.Endorsements = s.intel.Collateral("TDX")
@@ -125,6 +125,80 @@ func TestStatusOfATDXPlatform(t *testing.T) {
 		v, err := s.v.Verify(q, m, s.in)
 		if err != nil || v.TCB.Status != c.status || v.TCB.Module != c.module || c.code != "" && !slices.Contains(problems(v), c.code) {
 			t.Errorf("%s: %v %+v %v", name, err, v.TCB, problems(v))
+		}
+	}
+}
+
+// R104: relaunching is advised where only the module that launched the TD is old, and the one that runs now is the latest:
+// each condition by itself decides (DCAP for TD 1.5, 4.1.2.4.17.4.3).
+func TestRelaunchIsAdvisedOnlyWhereItMends(t *testing.T) {
+	const advised, advisedToo = dcap.TDRelaunchAdvised, dcap.TDRelaunchAdvisedConfigurationNeeded
+	type levels = []dcaptest.Object
+	upper := func(status string) levels {
+		return levels{dcaptest.Level(4, 4, 5, status), dcaptest.Level(2, 2, 3, "OutOfDate", "INTEL-SA-00001")}
+	}
+	module := func(first int, status string) []dcaptest.Object {
+		return []dcaptest.Object{dcaptest.Module(1, dcaptest.SVNLevel(5, "UpToDate"), dcaptest.SVNLevel(3, "OutOfDate", "INTEL-SA-00003")), dcaptest.Module(2, dcaptest.SVNLevel(first, status))}
+	}
+	for name, c := range map[string]struct {
+		svn     int // of the platform
+		levels  levels
+		modules []dcaptest.Object
+		change  func(*abi.TDBody)
+		qe      uint16
+		status  string
+		code    rats.Code
+	}{
+		"only the module was old":     {4, upper("UpToDate"), nil, nil, 6, advised, ""},
+		"hardening needed besides":    {4, upper("SWHardeningNeeded"), nil, nil, 6, advised, ""},
+		"settings needed besides":     {4, upper("ConfigurationNeeded"), nil, nil, 6, advisedToo, ""},
+		"both needed besides":         {4, upper("ConfigurationAndSWHardeningNeeded"), nil, nil, 6, advisedToo, ""},
+		"the platform is old":         {3, upper("UpToDate"), nil, nil, 6, dcap.OutOfDate, ""},
+		"the platform is out of date": {4, upper("OutOfDate"), nil, nil, 6, dcap.OutOfDate, ""},
+		"it needs settings and is":    {4, upper("OutOfDateConfigurationNeeded"), nil, nil, 6, dcap.OutOfDateConfigurationNeeded, ""},
+		"the platform is revoked":     {4, upper("Revoked"), nil, nil, 6, dcap.Revoked, ""},
+		"a word that is not known":    {4, upper("Splendid"), nil, nil, 6, dcap.Unrecognised, ""},
+		"microcode old at launch":     {4, upper("UpToDate"), nil, func(b *abi.TDBody) { b.TEETCBSVN[2] = 3 }, 6, advised, ""},
+		"microcode old even now":      {4, upper("UpToDate"), nil, func(b *abi.TDBody) { b.TEETCBSVN[2], b.TEETCBSVN2[2] = 3, 3 }, 6, dcap.OutOfDate, ""},
+		"the module is old even now":  {4, upper("UpToDate"), nil, func(b *abi.TDBody) { b.TEETCBSVN2[0] = 4 }, 6, dcap.OutOfDate, ""},
+		"the next module":             {4, upper("UpToDate"), module(2, "UpToDate"), func(b *abi.TDBody) { b.TEETCBSVN2[0], b.TEETCBSVN2[1] = 2, 2 }, 6, advised, ""},
+		"the next module, old":        {4, upper("UpToDate"), module(2, "UpToDate"), func(b *abi.TDBody) { b.TEETCBSVN2[0], b.TEETCBSVN2[1] = 1, 2 }, 6, dcap.OutOfDate, ""},
+		"a module of no identity":     {4, upper("UpToDate"), nil, func(b *abi.TDBody) { b.TEETCBSVN2[1] = 9 }, 6, dcap.NotSupported, dcap.CodeModule.Code},
+		"a first module now":          {4, upper("UpToDate"), nil, func(b *abi.TDBody) { b.TEETCBSVN2[0], b.TEETCBSVN2[1] = 4, 0 }, 6, advised, ""},
+		"a first module now, old":     {4, upper("UpToDate"), nil, func(b *abi.TDBody) { b.TEETCBSVN2[0], b.TEETCBSVN2[1] = 3, 0 }, 6, dcap.OutOfDate, ""},
+		"the quoting enclave is old":  {4, upper("UpToDate"), nil, nil, 3, dcap.OutOfDate, ""},
+		"it is older than any":        {4, upper("UpToDate"), nil, nil, 1, dcap.NotSupported, ""},
+		"the module was up to date":   {4, upper("UpToDate"), nil, func(b *abi.TDBody) { b.TEETCBSVN[0] = 5 }, 6, dcap.UpToDate, ""},
+	} {
+		s := newScene()
+		s.machine = s.intel.Machine(c.svn, 5)
+		s.machine.QE.ISVSVN = c.qe
+		info := s.intel.TCBInfo("TDX", c.levels...)
+		if c.modules != nil {
+			info["tdxModuleIdentities"] = c.modules
+		}
+		s.in.Endorsements = s.intel.Endorse(info, s.intel.Identity("TD_QE", dcaptest.SVNLevel(6, "UpToDate"), dcaptest.SVNLevel(3, "OutOfDate")))
+		body := dcaptest.TDBody(nil, true)
+		body.TEETCBSVN[0] = 3
+		if c.change != nil {
+			c.change(&body)
+		}
+		q, err := dcap.ParseQuote(s.machine.Quote(5, abi.TEETDX, body.Bytes()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, v15 := range []bool{true, false} {
+			m := &dcap.ModuleOf{SVN: body.TEETCBSVN}
+			want := c.status
+			if v15 {
+				m.SVN2 = &body.TEETCBSVN2
+			} else if strings.HasPrefix(want, "TDRelaunch") || c.code != "" {
+				continue // only module 1.5 says what runs now
+			}
+			v, err := s.v.Verify(q, m, s.in)
+			if err != nil || v.TCB.Status != want || c.code != "" && !slices.Contains(problems(v), c.code) {
+				t.Errorf("%s (1.5: %v): %v %+v %v", name, v15, err, v.TCB, problems(v))
+			}
 		}
 	}
 }
@@ -227,12 +301,12 @@ func TestRememberedChainIsJudgedAnew(t *testing.T) {
 	}
 	at := s.in.Now
 	s.in.Now = now.AddDate(6, 0, 0)
-	if _, err := s.verify(t, s.quote()); codeOf(t, err) != dcap.CodeChainExpired.Code {
+	if _, err := s.verify(t, s.quote()); dcaptest.CodeOf(t, err) != dcap.CodeChainExpired.Code {
 		t.Errorf("expired: %v", err)
 	}
 	s.in.Now = at
 	s.revoke(s.intel.Platform, s.machine.PCK.Cert)
-	if _, err := s.verify(t, s.quote()); codeOf(t, err) != dcap.CodeRevoked.Code {
+	if _, err := s.verify(t, s.quote()); dcaptest.CodeOf(t, err) != dcap.CodeRevoked.Code {
 		t.Errorf("revoked: %v", err)
 	}
 	for range 80 {
@@ -247,12 +321,7 @@ func TestRememberedChainIsJudgedAnew(t *testing.T) {
 }
 
 func TestReportDataMustBeBoundExactly(t *testing.T) {
-	m := rats.Manifest{Purpose: rats.PurposeAttest, Namespace: "n", Node: "d", Verifier: rats.SHA256(), Nonce: make([]byte, 32), Instance: make([]byte, 16),
-		Keys: []rats.BoundKey{{Use: rats.KeyTLS, Public: []byte{1}}}, Formats: []rats.Format{"sgx"}}
-	b, err := m.Bind()
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := dcaptest.Bound(t, "sgx")
 	data := make([]byte, 64)
 	copy(data, b.UserData)
 	if keys, err := dcap.CheckBinding(b, data); err != nil || len(keys) != 1 {
@@ -278,7 +347,7 @@ func TestReportDataMustBeBoundExactly(t *testing.T) {
 		"hash of another":    {rats.Binding{Profile: rats.ProfileAssay, Manifest: b.Manifest, UserData: random[:32]}, data, dcap.CodeBinding.Code},
 		"no manifest at all": {rats.Binding{Profile: rats.ProfileAssay, UserData: rats.SHA256().Sum}, data, dcap.CodeBinding.Code},
 	} {
-		if _, err := dcap.CheckBinding(c.b, c.data); codeOf(t, err) != c.code {
+		if _, err := dcap.CheckBinding(c.b, c.data); dcaptest.CodeOf(t, err) != c.code {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

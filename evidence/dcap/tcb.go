@@ -39,8 +39,10 @@ type TCB struct {
 	Status           string    `json:"status"`
 	Date             time.Time `json:"date"` // of the oldest level that counts
 	Advisories       []string  `json:"advisories"`
-	EvaluationNumber uint32    `json:"evaluation_data_number"` // the lower of TCB info and identity
-	Platform         string    `json:"platform"`               // status of the processor's level
+	EvaluationNumber uint32    `json:"evaluation_data_number"` // the lower of the two below
+	InfoNumber       uint32    `json:"info_evaluation_data_number"`
+	IdentityNumber   uint32    `json:"identity_evaluation_data_number"`
+	Platform         string    `json:"platform"` // status of the processor's level
 	QE               string    `json:"quoting_enclave"`
 	Module           string    `json:"module,omitempty"` // of the TDX module
 }
@@ -173,27 +175,27 @@ func configurationNeeded(status string) bool {
 
 // relaunch says whether a TD that was started under an old module would be up to date if it were launched again: the
 // platform is good, only the module was old, and the module that runs now is the latest (DCAP for TD 1.5).
-func relaunch(t *TCBInfo, m *ModuleOf, sgx, tdx, module, qe string) string {
+func relaunch(t *TCBInfo, m *ModuleOf, sgx, tdx, module, qe string) (status string, problem error) {
 	good := sgx == UpToDate || sgx == SWHardeningNeeded || sgx == ConfigurationNeeded || sgx == ConfigurationAndSWHardeningNeeded
 	old := tdx == OutOfDate || tdx == OutOfDateConfigurationNeeded
 	if m.SVN2 == nil || !good || !old || module != OutOfDate || qe != UpToDate {
-		return tdx
+		return tdx, nil
 	}
 	least := uint16(t.Levels[0].TDX[0])
 	if m.SVN2[1] > 0 {
 		id := findModule(t, m.SVN2[1])
 		if id == nil || len(id.Levels) == 0 {
-			return NotSupported
+			return NotSupported, CodeModule.Bad("TEE_TCB_SVN2", "a module that the TCB info names", fmt.Sprintf("TDX_%02x", m.SVN2[1]))
 		}
 		least = id.Levels[0].ISVSVN
 	}
 	if uint16(m.SVN2[0]) < least || m.SVN2[2] < t.Levels[0].TDX[2] {
-		return tdx
+		return tdx, nil
 	}
 	if configurationNeeded(sgx) || configurationNeeded(tdx) {
-		return TDRelaunchAdvisedConfigurationNeeded
+		return TDRelaunchAdvisedConfigurationNeeded, nil
 	}
-	return TDRelaunchAdvised
+	return TDRelaunchAdvised, nil
 }
 
 // judge computes the TCB of a platform from its TCB info and the level of its quoting enclave. Advisories are the union
@@ -225,10 +227,10 @@ func judge(t *TCBInfo, pck PCK, module *ModuleOf, qe *SVNLevel) (TCB, error) {
 	}
 	out.count(tdx.Date, tdx.Advisories)
 	merged := converge(known(tdx.Status, platformStatuses), out.Module)
-	merged = relaunch(t, module, out.Platform, merged, out.Module, out.QE)
+	merged, problem = relaunch(t, module, out.Platform, merged, out.Module, out.QE)
 	out.Platform = known(tdx.Status, platformStatuses)
 	out.Status = converge(merged, out.QE)
-	return out, nil
+	return out, problem
 }
 
 // count adds a level: the oldest date and every advisory count.

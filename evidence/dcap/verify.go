@@ -63,7 +63,19 @@ type Used struct {
 	Until    time.Time `json:"until"`    // up to and including here
 	RootCRL  bool      `json:"root_crl"` // the root's revocation list was at hand
 	PCKCRL   bool      `json:"pck_crl"`  // and that of the platform's CA
+	QVE      *QVE      `json:"qve,omitempty"`
 	Problems []Problem `json:"problems,omitempty"`
+}
+
+// QVE is Intel's signed identity of its own quote verification enclave, where it was at hand. The status doesn't rest on
+// it: this package verifies by itself, and believes no enclave that says it did.
+type QVE struct {
+	MRSIGNER         string    `json:"mrsigner"`
+	ISVProdID        uint16    `json:"isv_prod_id"`
+	ISVSVN           uint16    `json:"isv_svn"` // of the latest level
+	EvaluationNumber uint32    `json:"evaluation_data_number"`
+	Issued           time.Time `json:"issued"`
+	Until            time.Time `json:"until"`
 }
 
 // Verdict is what is true of a quote's signatures and of the platform behind it.
@@ -72,6 +84,7 @@ type Verdict struct {
 	TCB        TCB
 	Collateral Used
 	Until      time.Time // when the chain ends, or the collateral, if it is valid now
+	ReportData string    // hex, where no manifest is bound; empty from Verify
 }
 
 // Verify checks the signatures of a quote: PCK chain to the anchors, report of the quoting enclave, attestation key,
@@ -97,6 +110,7 @@ func (v *Verifier) Verify(q *Quote, module *ModuleOf, in rats.Inputs) (Verdict, 
 	if err := s.checkRevocation(); err != nil {
 		return Verdict{}, err
 	}
+	s.readQVE()
 	out := Verdict{Platform: platformOf(ch, report), TCB: TCB{Status: Unknown, Platform: Unknown, QE: Unknown}}
 	if err := s.judge(report, module, &out); err != nil {
 		return Verdict{}, err
@@ -216,7 +230,8 @@ func (s *session) judge(report abi.ReportBody, module *ModuleOf, out *Verdict) e
 	if err != nil {
 		s.problem(err)
 	}
-	tcb.EvaluationNumber = min(info.EvaluationDataNumber, identity.EvaluationDataNumber)
+	tcb.InfoNumber, tcb.IdentityNumber = info.EvaluationDataNumber, identity.EvaluationDataNumber
+	tcb.EvaluationNumber = min(tcb.InfoNumber, tcb.IdentityNumber)
 	out.TCB = tcb
 	s.used.Issued = info.IssueDate
 	if identity.IssueDate.Before(info.IssueDate) {
@@ -271,6 +286,26 @@ func (s *session) identity(id string) *Identity {
 	return &best.Value
 }
 
+// readQVE shows the latest identity of the quote verification enclave that Intel signed. It doesn't narrow the window.
+func (s *session) readQVE() {
+	for _, d := range s.c.Identities {
+		v := d.Value
+		if v.ID != IDQVE || v.Version < 2 {
+			continue
+		}
+		if _, _, err := s.signer(d.Raw, d.Signature); err != nil {
+			s.problem(err)
+			continue
+		}
+		if s.used.QVE == nil || better(v.IssueDate, s.used.QVE.Issued, s.now) {
+			s.used.QVE = &QVE{
+				MRSIGNER: hex.EncodeToString(v.MRSIGNER[:]), ISVProdID: v.ISVProdID, ISVSVN: v.Levels[0].ISVSVN,
+				EvaluationNumber: v.EvaluationDataNumber, Issued: v.IssueDate, Until: v.NextUpdate,
+			}
+		}
+	}
+}
+
 // pick returns, of documents that Intel signed, one that is valid now if there is any, then the one with the highest
 // evaluation number, then the latest. Its validity and that of its signer narrow the window.
 func pick[T any](s *session, docs []Signed[T], of func(T) (from, until time.Time, number uint32)) *Signed[T] {
@@ -288,7 +323,7 @@ func pick[T any](s *session, docs []Signed[T], of func(T) (from, until time.Time
 	})
 	var problem error
 	for i := range docs {
-		signer, err := s.signer(docs[i].Raw, docs[i].Signature)
+		signer, crl, err := s.signer(docs[i].Raw, docs[i].Signature)
 		if err != nil {
 			problem = err
 			continue
@@ -296,14 +331,20 @@ func pick[T any](s *session, docs []Signed[T], of func(T) (from, until time.Time
 		from, until, _ := of(docs[i].Value)
 		s.window.narrow(from, until)
 		s.window.narrow(signer.NotBefore, signer.NotAfter)
+		if crl == nil {
+			s.used.RootCRL = false // of several anchors, the signer's may be another than the platform's
+		} else {
+			s.window.narrow(crl.ThisUpdate, crl.NextUpdate)
+		}
 		return &docs[i]
 	}
 	s.problem(problem)
 	return nil
 }
 
-// signer returns the certificate that signed a document: one of Intel's TCB signing certificates, not revoked.
-func (s *session) signer(raw, sig []byte) (*x509.Certificate, error) {
+// signer returns the certificate that signed a document, one of Intel's TCB signing certificates, and the list by which
+// it is not revoked; nil if that is not at hand.
+func (s *session) signer(raw, sig []byte) (*x509.Certificate, *x509.RevocationList, error) {
 	for _, cert := range s.c.Certs {
 		if cert.Subject.CommonName != nameTCBSigner {
 			continue
@@ -312,24 +353,23 @@ func (s *session) signer(raw, sig []byte) (*x509.Certificate, error) {
 		if root == nil {
 			continue
 		}
-		signed := slices.Concat(sig, raw)
-		if !s.v.signedBy(cert, "document", signed, func() bool { return verifyRS(cert.PublicKey, raw, sig) }) {
+		if !s.v.signedBy(cert, "document", raw, sig, func() bool { return verifyRS(cert.PublicKey, raw, sig) }) {
 			continue
 		}
 		crl, _ := s.v.crlOf(root, s.c.CRLs, s.now)
 		if crl != nil && revoked(crl, cert.SerialNumber) {
-			return nil, CodeCollateralSigner.Bad(nameTCBSigner, "not revoked", "serial number "+cert.SerialNumber.Text(16))
+			return nil, nil, CodeCollateralSigner.Bad(nameTCBSigner, "not revoked", "serial number "+cert.SerialNumber.Text(16))
 		}
-		return cert, nil
+		return cert, crl, nil
 	}
-	return nil, CodeCollateralSignature.Bad("signature", "one by "+nameTCBSigner+" under the trusted root", "no such signer, or another signature")
+	return nil, nil, CodeCollateralSignature.Bad("signature", "one by "+nameTCBSigner+" under the trusted root", "no such signer, or another signature")
 }
 
 // anchorOf returns the root that signed a certificate directly, and remembers it for the built-in one.
 func (s *session) anchorOf(cert *x509.Certificate) *x509.Certificate {
 	if s.a.pool == nil {
 		for _, root := range s.v.roots {
-			if bytes.Equal(root.RawSubject, cert.RawIssuer) && s.v.signedBy(root, "cert", cert.Raw, func() bool { return cert.CheckSignatureFrom(root) == nil }) {
+			if bytes.Equal(root.RawSubject, cert.RawIssuer) && s.v.signedBy(root, "cert", cert.Raw, nil, func() bool { return cert.CheckSignatureFrom(root) == nil }) {
 				return root
 			}
 		}
@@ -342,6 +382,6 @@ func (s *session) anchorOf(cert *x509.Certificate) *x509.Certificate {
 // certificates in c, under the anchors (nil: Intel's root). Validity times are the caller's to judge.
 func (v *Verifier) VerifyDocument(raw, sig []byte, c *Collateral, pool *x509.CertPool, now time.Time) error {
 	s := &session{v: v, c: c, a: anchors{pool, v.roots}, now: now}
-	_, err := s.signer(raw, sig)
+	_, _, err := s.signer(raw, sig)
 	return err
 }

@@ -18,18 +18,6 @@ import (
 
 var now = time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
 
-func codeOf(t testing.TB, err error) rats.Code {
-	t.Helper()
-	if err == nil {
-		return ""
-	}
-	r, ok := rats.ReasonOf(err)
-	if !ok {
-		t.Fatalf("%v is not a refusal", err)
-	}
-	return r.Code
-}
-
 // scene is a valid quote with all that belongs to it; tests change one thing.
 type scene struct {
 	intel   *dcaptest.Intel
@@ -118,7 +106,10 @@ func TestQuoteWithOneThingChangedIsRefused(t *testing.T) {
 		"other QE product":    {func(s *scene) []byte { s.machine.QE.ISVProdID++; return s.quote() }, dcap.CodeQEIdentity.Code},
 		"other QE attributes": {func(s *scene) []byte { s.machine.QE.Attributes.Flags |= 1 << 40; return s.quote() }, dcap.CodeQEIdentity.Code},
 		"other QE misc":       {func(s *scene) []byte { s.machine.QE.MiscSelect = 1; return s.quote() }, dcap.CodeQEIdentity.Code},
-		"no chain":            {func(s *scene) []byte { s.machine.CertType, s.machine.CertData = 1, make([]byte, 36); return s.quote() }, dcap.CodeChainMissing.Code},
+		"no chain": {func(s *scene) []byte {
+			s.machine.CertType, s.machine.CertData = 1, dcaptest.KeyID(4, 5)
+			return s.quote()
+		}, dcap.CodeChainMissing.Code},
 		"leaf alone": {func(s *scene) []byte {
 			s.machine.CertType, s.machine.CertData, s.in.Endorsements = 4, s.machine.PCK.PEM(), nil
 			return s.quote()
@@ -165,7 +156,7 @@ func TestQuoteWithOneThingChangedIsRefused(t *testing.T) {
 		}, dcap.CodeRevoked.Code},
 	} {
 		s := newScene()
-		if _, err := s.verify(t, c.make(s)); codeOf(t, err) != c.code {
+		if _, err := s.verify(t, c.make(s)); dcaptest.CodeOf(t, err) != c.code {
 			t.Errorf("%s: %v, expected %s", name, err, c.code)
 		}
 	}
@@ -290,13 +281,13 @@ func TestWindowOfCollateralIsWhatItsPartsShare(t *testing.T) {
 	}
 }
 
-// A certificate handed over beside the quote serves where the quote has none (types 1 to 4 and 7).
+// R103: a certificate handed over beside the quote serves where the quote has none (types 1 to 4 and 7).
 func TestChainBesideTheQuoteIsUsed(t *testing.T) {
 	for _, kind := range []uint16{1, 2, 3, 4, 7} {
 		s := newScene()
 		stranger := s.intel.Machine(4, 5)
 		s.in.Endorsements = append(s.in.Endorsements, dcaptest.Endorsements(stranger.PCK.PEM(), s.machine.PCK.Cert.Raw, s.machine.CA.PEM())...)
-		s.machine.CertType, s.machine.CertData = kind, make([]byte, 404)
+		s.machine.CertType, s.machine.CertData = kind, dcaptest.KeyID(4, 5)
 		if kind == 4 {
 			s.machine.CertData = s.machine.PCK.PEM()
 		}
@@ -307,9 +298,52 @@ func TestChainBesideTheQuoteIsUsed(t *testing.T) {
 		if kind == 4 {
 			continue
 		}
-		if _, err := s.verify(t, s.quote()); codeOf(t, err) != dcap.CodeQESignature.Code {
+		if _, err := s.verify(t, s.quote()); dcaptest.CodeOf(t, err) != dcap.CodeQESignature.Code {
 			t.Errorf("type %d with another machine's certificate: %v", kind, err)
 		}
+	}
+}
+
+// R103: where a quote names its key (types 1 to 3), a certificate of any other key is refused, whoever signed.
+func TestCertificateOfAnotherKeyThanNamedIsRefused(t *testing.T) {
+	full := dcaptest.KeyID(4, 5)
+	edit := func(at int) []byte { b := bytes.Clone(full); b[at]++; return b }
+	short := func(kind uint16) []byte {
+		return append(make([]byte, map[uint16]int{1: 16, 2: 256}[kind]), full[384:]...)
+	}
+	for name, c := range map[string]struct {
+		kind uint16
+		data []byte
+		code rats.Code
+	}{
+		"clear":                    {1, full, ""},
+		"clear, not filled":        {1, short(1), ""},
+		"clear, without PCE id":    {1, short(1)[:34], ""},
+		"RSA-2048":                 {2, full, ""},
+		"RSA-2048, not filled":     {2, short(2), ""},
+		"RSA-3072":                 {3, full, ""},
+		"RSA-3072, any PPID":       {3, edit(0), ""},
+		"another PPID":             {1, edit(0), dcap.CodeChainOther.Code},
+		"another CPUSVN":           {3, edit(384), dcap.CodeChainOther.Code},
+		"a higher CPUSVN":          {2, edit(399), dcap.CodeChainOther.Code},
+		"another PCESVN":           {3, edit(400), dcap.CodeChainOther.Code},
+		"another PCE id":           {1, edit(402), dcap.CodeChainOther.Code},
+		"something in the filling": {1, edit(100), dcap.CodeQuoteMalformed.Code},
+		"in RSA-2048's filling":    {2, edit(300), dcap.CodeQuoteMalformed.Code},
+		"too short":                {3, full[1:], dcap.CodeQuoteMalformed.Code},
+		"too long":                 {3, append(bytes.Clone(full), 0), dcap.CodeQuoteMalformed.Code},
+		"nothing":                  {2, nil, dcap.CodeQuoteMalformed.Code},
+	} {
+		s := newScene()
+		s.in.Endorsements = append(s.in.Endorsements, dcaptest.Endorsements(s.machine.PCK.PEM(), s.machine.CA.PEM())...)
+		s.machine.CertType, s.machine.CertData = c.kind, c.data
+		if _, err := s.verify(t, s.quote()); dcaptest.CodeOf(t, err) != c.code {
+			t.Errorf("%s: %v, expected %s", name, err, c.code)
+		}
+	}
+	q, err := dcap.ParseQuote(newScene().quote())
+	if err != nil || q.PCKID() != nil || q.PCK() == nil {
+		t.Errorf("a quote with its chain: %v", err)
 	}
 }
 
@@ -318,5 +352,79 @@ func TestChainOfDERIsRead(t *testing.T) {
 	s.machine.CertData = slices.Concat(s.machine.PCK.Cert.Raw, s.machine.CA.Cert.Raw, s.intel.Root.Cert.Raw)
 	if _, err := s.verify(t, s.quote()); err != nil {
 		t.Error(err)
+	}
+}
+
+// A revocation list that doesn't say when its successor comes is no list for ever: the status rests on nothing valid.
+func TestRevocationListWithoutNextUpdateHasEnded(t *testing.T) {
+	s := newScene()
+	s.in.Endorsements[4].Body, s.in.Endorsements[5].Body = s.intel.EndlessCRL(s.intel.Processor), s.intel.EndlessCRL(s.intel.Platform)
+	v, err := s.verify(t, s.quote())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r dcap.Rules
+	if reasons := r.Check(v.Platform, v.TCB, v.Collateral, now); !v.Collateral.Until.IsZero() || !hasCode(reasons, dcap.CodeCollateralExpired.Code) {
+		t.Errorf("until %s: %v", v.Collateral.Until, reasons)
+	}
+}
+
+// The signer of documents may be under another anchor than the platform: then that one's list must be at hand too.
+func TestRevocationListOfTheSignersOwnRootIsDemanded(t *testing.T) {
+	s, other := newScene(), dcaptest.NewIntel(rand.Reader, now)
+	s.in.Anchors.AddCert(other.Root.Cert)
+	info, identity := s.intel.TCBInfo("SGX", dcaptest.Level(4, 4, 5, "UpToDate")), s.intel.Identity("QE", dcaptest.SVNLevel(6, "UpToDate"))
+	es := other.Endorse(info, identity)
+	es[3].Body = s.intel.CRL(s.intel.Root)
+	s.in.Endorsements = append(es, dcaptest.Endorsements(s.intel.CRL(s.intel.Platform))...)
+	v, err := s.verify(t, s.quote())
+	if err != nil || v.TCB.Status != dcap.UpToDate || v.Collateral.RootCRL {
+		t.Errorf("%v %+v", err, v)
+	}
+	s.in.Endorsements = append(s.in.Endorsements, dcaptest.Endorsements(other.CRL(other.Root, other.Signer.Cert))...)
+	if v, err := s.verify(t, s.quote()); err != nil || v.TCB.Status != dcap.Unknown || !slices.Contains(problems(v), dcap.CodeCollateralSigner.Code) {
+		t.Errorf("revoked: %v %+v", err, v)
+	}
+}
+
+// R104: the identity of Intel's own verifier is shown, if Intel signed it, and no status rests on it.
+func TestIdentityOfIntelsVerifierIsShown(t *testing.T) {
+	s, other := newScene(), dcaptest.NewIntel(rand.Reader, now)
+	without, err := s.verify(t, s.quote())
+	if err != nil || without.Collateral.QVE != nil {
+		t.Fatalf("%v %+v", err, without.Collateral)
+	}
+	qve := s.intel.Identity("QVE", dcaptest.SVNLevel(9, "UpToDate"), dcaptest.SVNLevel(2, "OutOfDate"))
+	ended := qve.With(dcaptest.Object{"issueDate": "2026-01-01T00:00:00Z", "nextUpdate": "2026-02-01T00:00:00Z", "isvprodid": 4})
+	s.in.Endorsements = append(s.in.Endorsements, dcaptest.Endorsements(s.intel.Document("enclaveIdentity", ended), s.intel.Document("enclaveIdentity", qve))...)
+	with, err := s.verify(t, s.quote())
+	if q := with.Collateral.QVE; err != nil || q == nil || q.ISVSVN != 9 || q.ISVProdID != 1 || q.EvaluationNumber != 17 || !q.Until.After(now) || len(q.MRSIGNER) != 64 {
+		t.Fatalf("%v %+v", err, q)
+	}
+	if with.Collateral.Until != without.Collateral.Until || with.TCB.Status != without.TCB.Status || len(with.Collateral.Problems) > 0 {
+		t.Errorf("the status rests on it: %+v", with)
+	}
+	s.in.Endorsements = append(s.intel.Collateral("SGX"), dcaptest.Endorsements(other.Document("enclaveIdentity", qve))...)
+	if v, err := s.verify(t, s.quote()); err != nil || v.Collateral.QVE != nil || !slices.Contains(problems(v), dcap.CodeCollateralSignature.Code) {
+		t.Errorf("signed by another: %v %+v", err, v.Collateral)
+	}
+}
+
+// R104: TCB info and identity of different TCB recoveries are judged by the older, and the difference is said.
+func TestEvaluationNumbersThatDifferAreSaid(t *testing.T) {
+	s := newScene()
+	s.in.Endorsements = s.intel.Endorse(
+		s.intel.TCBInfo("SGX", dcaptest.Level(4, 4, 5, "UpToDate")).With(dcaptest.Object{"tcbEvaluationDataNumber": 19}),
+		s.intel.Identity("QE", dcaptest.SVNLevel(6, "UpToDate")))
+	v, err := s.verify(t, s.quote())
+	if err != nil || v.TCB.InfoNumber != 19 || v.TCB.IdentityNumber != 17 || v.TCB.EvaluationNumber != 17 {
+		t.Fatalf("%v %+v", err, v.TCB)
+	}
+	for least, want := range map[uint32]rats.Tier{0: rats.Warning, 17: rats.Warning, 18: rats.Contraindicated} {
+		r := dcap.Rules{MinEvaluation: least}
+		reasons := r.Check(v.Platform, v.TCB, v.Collateral, now)
+		if rats.Worst(reasons) != want || !hasCode(reasons, dcap.CodeEvaluationMixed.Code) {
+			t.Errorf("at least %d: %v", least, reasons)
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package sgx
 
 import (
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"slices"
@@ -92,27 +93,21 @@ func (r *Rules) Lint() []rats.Reason {
 	if len(r.MRENCLAVE) == 0 && len(r.Signers) == 0 && !r.AnyMeasurement {
 		reasons = append(reasons, CodeRuleEmpty.Refuse("", "mrenclave, signers or any_measurement", "none of them"))
 	}
-	check := func(path, value string, size int) {
-		if b, err := hex.DecodeString(value); err != nil || len(b) != size || strings.ToLower(value) != value {
-			reasons = append(reasons, CodeRuleHex.Refuse(path, fmt.Sprintf("%d hex digits", 2*size), value))
-		}
+	check := func(name string, size int, values ...string) {
+		reasons = append(reasons, dcap.LintHex(CodeRuleHex, name, values, size)...)
 	}
-	for i, m := range r.MRENCLAVE {
-		check(fmt.Sprintf("mrenclave[%d]", i), m, 32)
-	}
-	for i, c := range r.ConfigID {
-		check(fmt.Sprintf("config_id[%d]", i), c, 64)
-	}
+	check("mrenclave", 32, r.MRENCLAVE...)
+	check("config_id", 64, r.ConfigID...)
 	for i, s := range r.Signers {
 		at := fmt.Sprintf("signers[%d]", i)
-		check(at+".mrsigner", s.MRSIGNER, 32)
+		check(at+".mrsigner", 32, s.MRSIGNER)
 		if s.ISVProdID == nil || s.MinISVSVN == nil {
 			reasons = append(reasons, CodeRuleSigner.Refuse(at, "isv_prod_id and min_isv_svn", "not both"))
 		}
 	}
 	for i, d := range r.InsecureAllowDebug {
 		at := fmt.Sprintf("insecure_allow_debug[%d]", i)
-		check(at+".mrenclave", d.MRENCLAVE, 32)
+		check(at+".mrenclave", 32, d.MRENCLAVE)
 		if d.Until.IsZero() {
 			reasons = append(reasons, CodeRuleUntil.Refuse(at+".until", "a time", "none"))
 		}
@@ -169,9 +164,16 @@ func (r *Rules) checkAttributes(c *Claims, now time.Time) (reasons []rats.Reason
 	if err != nil || len(raw) != 16 {
 		return []rats.Reason{CodeAttributes.Refuse("attributes", "32 hex digits", c.Attributes)}
 	}
+	flags := binary.LittleEndian.Uint64(raw)
 	const special = abi.FlagProvisionKey | abi.FlagEInitToken
-	if flags := raw[0]; flags&abi.FlagInit == 0 || flags&special != 0 {
+	if flags&abi.FlagInit == 0 || flags&special != 0 {
 		reasons = append(reasons, CodeAttributes.Refuse("flags", "init, without provision-key and einittoken-key", strings.Join(c.Flags, ", ")))
+	}
+	for _, f := range flagNames {
+		flags &^= f.bit
+	}
+	if flags != 0 { // what it lets others do to the enclave is not known
+		reasons = append(reasons, CodeAttributes.Refuse("attributes", "known flags only", fmt.Sprintf("also 0x%x", flags)))
 	}
 	if len(r.ConfigID) > 0 && !slices.Contains(r.ConfigID, c.ConfigID) {
 		reasons = append(reasons, CodeConfig.Refuse("config_id", strings.Join(r.ConfigID, " or "), c.ConfigID))

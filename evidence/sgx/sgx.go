@@ -147,24 +147,12 @@ func (v verifier) Verify(_ context.Context, e rats.Evidence, in rats.Inputs) (ra
 	if err != nil {
 		return rats.Verified{}, err
 	}
-	verdict, err := v.dcap.Verify(q, nil, in)
-	if err != nil {
-		return rats.Verified{}, err
-	}
-	keys, err := dcap.CheckBinding(in.Binding, body.ReportData[:])
+	verdict, out, err := v.dcap.Judge(q, nil, body.ReportData[:], in)
 	if err != nil {
 		return rats.Verified{}, err
 	}
 	c := claimsOf(q, body, verdict)
-	if in.Binding.Profile != rats.ProfileAssay {
-		c.ReportData = hex.EncodeToString(body.ReportData[:])
-	}
-	out := rats.Verified{
-		Claims: c,
-		Facts:  rats.Facts{Keys: keys, UserData: [][]byte{body.ReportData[:]}},
-		Until:  verdict.Until,
-	}
-	if c.Debug {
+	if out.Claims = c; c.Debug {
 		out.Marks = []string{rats.MarkDebug}
 	}
 	return out, nil
@@ -186,6 +174,7 @@ func claimsOf(q *dcap.Quote, b abi.ReportBody, v dcap.Verdict) *Claims {
 		ISVExtProdID: h(b.ISVExtProdID[:]), ISVFamilyID: h(b.ISVFamilyID[:]), ConfigID: h(b.ConfigID[:]), ConfigSVN: b.ConfigSVN,
 		Debug: b.Attributes.Debug(), Attributes: h(b.Attributes.Bytes()), MiscSelect: b.MiscSelect, CPUSVN: h(b.CPUSVN[:]),
 		QuoteVersion: q.Header.Version, FMSPC: v.Platform.FMSPC, Platform: v.Platform, TCB: v.TCB, Collateral: v.Collateral,
+		ReportData: v.ReportData,
 	}
 	for _, f := range flagNames {
 		if b.Attributes.Flags&f.bit != 0 {

@@ -23,18 +23,6 @@ import (
 
 var now = time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
 
-func codeOf(t testing.TB, err error) rats.Code {
-	t.Helper()
-	if err == nil {
-		return ""
-	}
-	r, ok := rats.ReasonOf(err)
-	if !ok {
-		t.Fatalf("%v is not a refusal", err)
-	}
-	return r.Code
-}
-
 func has(reasons []rats.Reason, code rats.Code) bool {
 	return slices.ContainsFunc(reasons, func(r rats.Reason) bool { return r.Code == code })
 }
@@ -49,13 +37,7 @@ type scene struct {
 func newScene(t testing.TB) *scene {
 	t.Helper()
 	i := dcaptest.NewIntel(rand.Reader, now)
-	m := rats.Manifest{Purpose: rats.PurposeAttest, Namespace: "n", Node: "d", Verifier: rats.SHA256(), Nonce: make([]byte, 32), Instance: make([]byte, 16),
-		Keys: []rats.BoundKey{{Use: rats.KeyTLS, Public: []byte{1}}}, Formats: []rats.Format{Format}}
-	b, err := m.Bind()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &scene{i, i.Machine(4, 5), rats.Inputs{Now: now, Anchors: i.Pool(), Endorsements: i.Collateral("SGX"), Binding: b}}
+	return &scene{i, i.Machine(4, 5), rats.Inputs{Now: now, Anchors: i.Pool(), Endorsements: i.Collateral("SGX"), Binding: dcaptest.Bound(t, Format)}}
 }
 
 func (s *scene) evidence(version uint16, change func(*abi.ReportBody)) rats.Evidence {
@@ -111,7 +93,7 @@ func TestEvidenceWithOneThingChangedIsRefused(t *testing.T) {
 		"another root": {func(s *scene) rats.Evidence { s.in.Anchors = nil; return s.evidence(3, nil) }, dcap.CodeChainRoot.Code},
 	} {
 		s := newScene(t)
-		if _, err := New().Verify(t.Context(), c.make(s), s.in); codeOf(t, err) != c.code {
+		if _, err := New().Verify(t.Context(), c.make(s), s.in); dcaptest.CodeOf(t, err) != c.code {
 			t.Errorf("%s: %v, expected %s", name, err, c.code)
 		}
 	}
@@ -161,6 +143,9 @@ func TestRulesJudgeTheEnclave(t *testing.T) {
 		"no longer allowed":   {Rules{MRENCLAVE: []string{mrenclave}, InsecureAllowDebug: []Debug{{mrenclave, now}}}, debug, CodeDebug.Code, rats.Contraindicated},
 		"another is allowed":  {Rules{MRENCLAVE: []string{mrenclave}, InsecureAllowDebug: []Debug{{mrsigner, now.Add(time.Hour)}}}, debug, CodeDebug.Code, rats.Contraindicated},
 		"provisioning key":    {exact, func(b *abi.ReportBody) { b.Attributes.Flags |= abi.FlagProvisionKey }, CodeAttributes.Code, rats.Contraindicated},
+		"unknown flag":        {exact, func(b *abi.ReportBody) { b.Attributes.Flags |= 1 << 3 }, CodeAttributes.Code, rats.Contraindicated},
+		"unknown high flag":   {exact, func(b *abi.ReportBody) { b.Attributes.Flags |= 1 << 40 }, CodeAttributes.Code, rats.Contraindicated},
+		"known flags":         {exact, func(b *abi.ReportBody) { b.Attributes.Flags |= abi.FlagKSS | abi.FlagCET | abi.FlagAEXNotify }, "", rats.Affirming},
 		"not initialised":     {exact, func(b *abi.ReportBody) { b.Attributes.Flags &^= abi.FlagInit }, CodeAttributes.Code, rats.Contraindicated},
 		"other configuration": {Rules{MRENCLAVE: []string{mrenclave}, ConfigID: []string{strings.Repeat("11", 64)}}, nil, CodeConfig.Code, rats.Contraindicated},
 		"its configuration":   {Rules{MRENCLAVE: []string{mrenclave}, ConfigID: []string{strings.Repeat("00", 64)}}, nil, "", rats.Affirming},
@@ -248,7 +233,7 @@ func TestEveryChangedOrMissingByteIsRefused(t *testing.T) {
 		if _, err := v.Verify(t.Context(), e, in); err == nil {
 			t.Errorf("byte %d changed by %#x is accepted", i, mask)
 		} else {
-			codeOf(t, err)
+			dcaptest.CodeOf(t, err)
 		}
 		e.Body[i] ^= mask
 		if _, err := v.Verify(t.Context(), evidence(e.Body[:i]), in); err == nil {
@@ -309,7 +294,7 @@ func FuzzVerify(f *testing.F) {
 		in := s.in
 		in.Binding = rats.Binding{Profile: rats.ProfileNone}
 		if _, err := v.Verify(t.Context(), evidence(b), in); err != nil {
-			codeOf(t, err)
+			dcaptest.CodeOf(t, err)
 		}
 	})
 }

@@ -3,6 +3,7 @@ package tdx
 import (
 	"testing"
 
+	"github.com/assay-attest/assay/evidence/dcap"
 	"github.com/assay-attest/assay/internal/testkit/dcaptest"
 	"github.com/assay-attest/assay/rats"
 )
@@ -10,39 +11,20 @@ import (
 // R103: recorded genuine quotes verify, and every stated change of them is refused.
 func TestRecordedCases(t *testing.T) {
 	v := New()
-	cases := dcaptest.Cases(t, string(Format))
-	for _, c := range cases {
-		b := c.Input(t)
-		var o dcaptest.Outcome
-		_, body, err := Parse(b)
-		if o.Parsed = err == nil; o.Parsed {
-			o.Debug = body.Debug()
-		}
-		in := c.Inputs(t)
-		verified, err := v.Verify(t.Context(), rats.Evidence{Format: Format, MediaType: MediaType, Body: b}, in)
-		if o.Genuine = err == nil; !o.Genuine {
-			if _, ok := rats.ReasonOf(err); !ok {
-				t.Errorf("%s: malfunction: %v", c.ID, err)
+	dcaptest.Judge{
+		Format: Format,
+		Parse: func(b []byte) (bool, error) {
+			_, body, err := Parse(b)
+			return body.Debug(), err
+		},
+		Verify: func(b []byte, in rats.Inputs) (rats.Verified, error) { return v.Verify(t.Context(), evidence(b), in) },
+		Facts: func(claims rats.Claims) map[string]any {
+			c := claims.(*Claims)
+			return map[string]any{
+				"mrtd": c.MRTD, "rtmr0": c.RTMR["0"], "rtmr1": c.RTMR["1"], "rtmr2": c.RTMR["2"], "rtmr3": c.RTMR["3"],
+				"fmspc": c.FMSPC, "quote_version": c.QuoteVersion, "tcb_date": c.TCB.Date, "tcb_evaluation_data_number": c.TCB.EvaluationNumber,
 			}
-			o.Why = err.Error()
-		} else {
-			claims := verified.Claims.(*Claims)
-			o.TCBStatus, o.Advisories, _ = claims.TCBStatus()
-			o.Facts = map[string]any{
-				"mrtd": claims.MRTD, "rtmr0": claims.RTMR["0"], "rtmr1": claims.RTMR["1"], "rtmr2": claims.RTMR["2"], "rtmr3": claims.RTMR["3"],
-				"fmspc": claims.FMSPC, "quote_version": claims.QuoteVersion, "tcb_date": claims.TCB.Date, "tcb_evaluation_data_number": claims.TCB.EvaluationNumber,
-			}
-			r := &Rules{Rules: c.Rules(), AnyMeasurement: true}
-			if reasons := r.Lint(); len(reasons) > 0 {
-				t.Fatal(reasons)
-			}
-			reasons := r.Check(claims, nil, in.Now)
-			o.Accepted = rats.VerdictOf(rats.Worst(reasons), false).Exit == rats.ExitOK
-			for _, r := range reasons {
-				o.Why += r.String() + "\n"
-			}
-		}
-		c.Compare(t, o)
-	}
-	t.Logf("%d cases", len(cases))
+		},
+		Rules: func(r dcap.Rules) rats.Rules { return &Rules{Rules: r, AnyMeasurement: true} },
+	}.Run(t)
 }

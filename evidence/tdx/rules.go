@@ -1,6 +1,7 @@
 package tdx
 
 import (
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"slices"
@@ -62,8 +63,8 @@ type Rules struct {
 	MROwnerConfig []string `yaml:"mr_owner_config"`
 	// MRSEAM lists the TDX modules that are trusted; if empty, any that Intel signed.
 	MRSEAM []string `yaml:"mr_seam"`
-	// MRServiceTD lists the migration TDs to which a migratable trust domain may be bound; other migratable ones are
-	// refused.
+	// MRServiceTD lists the hashes of the service TDs (migration TDs) to which a trust domain may be bound; others that are
+	// bound or migratable are refused.
 	MRServiceTD []string `yaml:"mr_service_td"`
 	// RequireAttributes names attributes that must be set, such as sept-ve-disable; DenyAttributes those that must not.
 	RequireAttributes []string `yaml:"require_attributes"`
@@ -93,6 +94,9 @@ func DefaultRules() *Rules {
 
 const measurementSize = 48
 
+// zero is a measurement of nothing.
+var zero = strings.Repeat("00", measurementSize)
+
 // Lint implements rats.Rules.
 func (r *Rules) Lint() []rats.Reason {
 	reasons := r.Rules.Lint()
@@ -100,11 +104,7 @@ func (r *Rules) Lint() []rats.Reason {
 		reasons = append(reasons, CodeRuleEmpty.Refuse("", "mrtd or any_measurement", "neither"))
 	}
 	check := func(name string, values []string) {
-		for i, v := range values {
-			if b, err := hex.DecodeString(v); err != nil || len(b) != measurementSize || strings.ToLower(v) != v {
-				reasons = append(reasons, CodeRuleHex.Refuse(fmt.Sprintf("%s[%d]", name, i), fmt.Sprintf("%d hex digits", 2*measurementSize), v))
-			}
-		}
+		reasons = append(reasons, dcap.LintHex(CodeRuleHex, name, values, measurementSize)...)
 	}
 	check("mrtd", r.MRTD)
 	check("mr_config_id", r.MRConfigID)
@@ -171,7 +171,6 @@ func (r *Rules) Check(claims rats.Claims, _ rats.Lookup, now time.Time) []rats.R
 // checkModule refuses modules that Intel didn't sign for production: their signer is not zero, or they have
 // attributes.
 func (r *Rules) checkModule(c *Claims) []rats.Reason {
-	const zero = "000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000"
 	switch {
 	case c.MRSIGNERSEAM != zero:
 		return []rats.Reason{CodeModule.Refuse("mr_signer_seam", zero, c.MRSIGNERSEAM)}
@@ -210,12 +209,11 @@ func (r *Rules) checkAttributes(c *Claims, now time.Time) (reasons []rats.Reason
 	if err != nil || len(raw) != 8 {
 		return []rats.Reason{CodeAttributes.Refuse("td_attributes", "16 hex digits", c.Attributes)}
 	}
-	var bits uint64
-	for i, b := range raw {
-		bits |= uint64(b) << (8 * i)
-	}
+	bits := binary.LittleEndian.Uint64(raw)
+	unknown := bits &^ abi.TDUnderDebug // those are refused below
 	for _, f := range flagNames {
 		set := bits&f.bit != 0
+		unknown &^= f.bit
 		if set && slices.Contains(r.DenyAttributes, f.name) {
 			reasons = append(reasons, CodeAttributes.Refuse("flags", "without "+f.name, strings.Join(c.Flags, ", ")))
 		}
@@ -223,8 +221,14 @@ func (r *Rules) checkAttributes(c *Claims, now time.Time) (reasons []rats.Reason
 			reasons = append(reasons, CodeAttributes.Refuse("flags", f.name, strings.Join(c.Flags, ", ")))
 		}
 	}
-	if bits&abi.TDMigratable != 0 && !slices.Contains(r.MRServiceTD, c.MRServiceTD) {
-		reasons = append(reasons, CodeAttributes.Refuse("mr_service_td", "one that policy lists, of a migratable trust domain", c.MRServiceTD))
+	if unknown != 0 { // what it lets the host do is not known
+		reasons = append(reasons, CodeAttributes.Refuse("td_attributes", "known attributes only", fmt.Sprintf("also 0x%x", unknown)))
+	}
+	// A service TD may change what it is bound to, so one that is bound must be trusted, and a migratable trust domain
+	// must be bound to one.
+	bound := strings.Trim(c.MRServiceTD, "0") != ""
+	if (bound || bits&abi.TDMigratable != 0) && !slices.Contains(r.MRServiceTD, c.MRServiceTD) {
+		reasons = append(reasons, CodeAttributes.Refuse("mr_service_td", "one that policy lists, of a migratable or bound trust domain", c.MRServiceTD))
 	}
 	if !c.Debug && bits&abi.TDUnderDebug == 0 {
 		return reasons

@@ -131,28 +131,17 @@ func (v verifier) Verify(_ context.Context, e rats.Evidence, in rats.Inputs) (ra
 	if err != nil {
 		return rats.Verified{}, err
 	}
-	verdict, err := v.dcap.Verify(q, moduleOf(body), in)
-	if err != nil {
-		return rats.Verified{}, err
-	}
-	keys, err := dcap.CheckBinding(in.Binding, body.ReportData[:])
+	verdict, out, err := v.dcap.Judge(q, moduleOf(body), body.ReportData[:], in)
 	if err != nil {
 		return rats.Verified{}, err
 	}
 	c := claimsOf(q, body, verdict)
-	if in.Binding.Profile != rats.ProfileAssay {
-		c.ReportData = hex.EncodeToString(body.ReportData[:])
-	}
 	registers := rats.Registers{By: Format, Kind: "rtmr", Alg: "sha384", Values: make(map[int][]byte, len(body.RTMR))}
 	for i, value := range body.RTMR {
 		registers.Values[i] = bytesOf(value)
 	}
-	out := rats.Verified{
-		Claims: c,
-		Facts:  rats.Facts{Registers: []rats.Registers{registers}, Keys: keys, UserData: [][]byte{body.ReportData[:]}},
-		Until:  verdict.Until,
-	}
-	if c.Debug {
+	out.Facts.Registers = []rats.Registers{registers}
+	if out.Claims = c; c.Debug {
 		out.Marks = []string{rats.MarkDebug}
 	}
 	return out, nil
@@ -173,9 +162,15 @@ func moduleOf(b abi.TDBody) *dcap.ModuleOf {
 
 // flagNames are the names of the attributes (TDX Module ABI, TD_ATTRIBUTES).
 var flagNames = []flagName{
-	{abi.TDDebug, "debug"}, {abi.TDLASS, "lass"}, {abi.TDSeptVEDisable, "sept-ve-disable"}, {abi.TDMigratable, "migratable"},
-	{abi.TDProtectionKey, "pks"}, {abi.TDKeyLocker, "key-locker"}, {abi.TDPerfMon, "perfmon"},
+	{abi.TDDebug, "debug"}, {tdICSSD, "icssd"}, {abi.TDLASS, "lass"}, {abi.TDSeptVEDisable, "sept-ve-disable"}, {abi.TDMigratable, "migratable"},
+	{abi.TDProtectionKey, "pks"}, {abi.TDKeyLocker, "key-locker"}, {tdTPA, "tpa"}, {abi.TDPerfMon, "perfmon"},
 }
+
+// Attributes of later modules: no counting of single steps by the host, and a TDX Connect provisioning agent.
+const (
+	tdICSSD = 1 << 16
+	tdTPA   = 1 << 62
+)
 
 type flagName struct {
 	bit  uint64
@@ -191,7 +186,7 @@ func claimsOf(q *dcap.Quote, b abi.TDBody, v dcap.Verdict) *Claims {
 		MRSEAM: h(b.MRSEAM), MRSIGNERSEAM: h(b.MRSIGNERSEAM), SEAMAttributes: le(b.SEAMAttributes),
 		Module:    fmt.Sprintf("%d.%d", b.TEETCBSVN[1], b.TEETCBSVN[0]),
 		TEETCBSVN: hex.EncodeToString(b.TEETCBSVN[:]), QuoteVersion: q.Header.Version,
-		FMSPC: v.Platform.FMSPC, Platform: v.Platform, TCB: v.TCB, Collateral: v.Collateral,
+		FMSPC: v.Platform.FMSPC, Platform: v.Platform, TCB: v.TCB, Collateral: v.Collateral, ReportData: v.ReportData,
 	}
 	if b.V15 {
 		c.TEETCBSVN2, c.MRServiceTD = hex.EncodeToString(b.TEETCBSVN2[:]), h(b.MRServiceTD)

@@ -18,18 +18,6 @@ import (
 
 var now = time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
 
-func codeOf(t testing.TB, err error) rats.Code {
-	t.Helper()
-	if err == nil {
-		return ""
-	}
-	r, ok := rats.ReasonOf(err)
-	if !ok {
-		t.Fatalf("%v is not a refusal", err)
-	}
-	return r.Code
-}
-
 func has(reasons []rats.Reason, code rats.Code) bool {
 	return slices.ContainsFunc(reasons, func(r rats.Reason) bool { return r.Code == code })
 }
@@ -44,13 +32,7 @@ type scene struct {
 func newScene(t testing.TB) *scene {
 	t.Helper()
 	i := dcaptest.NewIntel(rand.Reader, now)
-	m := rats.Manifest{Purpose: rats.PurposeAttest, Namespace: "n", Node: "d", Verifier: rats.SHA256(), Nonce: make([]byte, 32), Instance: make([]byte, 16),
-		Keys: []rats.BoundKey{{Use: rats.KeyTLS, Public: []byte{1}}}, Formats: []rats.Format{Format}}
-	b, err := m.Bind()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &scene{i, i.Machine(4, 5), rats.Inputs{Now: now, Anchors: i.Pool(), Endorsements: i.Collateral("TDX"), Binding: b}}
+	return &scene{i, i.Machine(4, 5), rats.Inputs{Now: now, Anchors: i.Pool(), Endorsements: i.Collateral("TDX"), Binding: dcaptest.Bound(t, Format)}}
 }
 
 func (s *scene) evidence(version uint16, v15 bool, change func(*abi.TDBody)) rats.Evidence {
@@ -119,7 +101,7 @@ func TestEvidenceWithOneThingChangedIsRefused(t *testing.T) {
 		"SGX body":   {func(s *scene) rats.Evidence { e := s.evidence(5, true, nil); e.Body[48] = 1; return e }, dcap.CodeQuoteMalformed.Code},
 	} {
 		s := newScene(t)
-		if _, err := New().Verify(t.Context(), c.make(s), s.in); codeOf(t, err) != c.code {
+		if _, err := New().Verify(t.Context(), c.make(s), s.in); dcaptest.CodeOf(t, err) != c.code {
 			t.Errorf("%s: %v, expected %s", name, err, c.code)
 		}
 	}
@@ -152,6 +134,10 @@ func TestRulesJudgeTheTrustDomain(t *testing.T) {
 		"required attribute": {exact(Rules{RequireAttributes: []string{"sept-ve-disable"}}), func(b *abi.TDBody) { b.Attributes = 0 }, CodeAttributes.Code, rats.Contraindicated},
 		"migratable":         {exact(Rules{}), func(b *abi.TDBody) { b.Attributes |= abi.TDMigratable; b.MRServiceTD[0] = 5 }, CodeAttributes.Code, rats.Contraindicated},
 		"migratable, listed": {exact(Rules{MRServiceTD: []string{hex48("05")}}), func(b *abi.TDBody) { b.Attributes |= abi.TDMigratable; b.MRServiceTD[0] = 5 }, "", rats.Affirming},
+		"bound to a service": {exact(Rules{}), func(b *abi.TDBody) { b.MRServiceTD[0] = 5 }, CodeAttributes.Code, rats.Contraindicated},
+		"bound, listed":      {exact(Rules{MRServiceTD: []string{hex48("05")}}), func(b *abi.TDBody) { b.MRServiceTD[0] = 5 }, "", rats.Affirming},
+		"unknown attribute":  {exact(Rules{}), func(b *abi.TDBody) { b.Attributes |= 1 << 40 }, CodeAttributes.Code, rats.Contraindicated},
+		"later attributes":   {exact(Rules{RequireAttributes: []string{"icssd", "tpa"}}), func(b *abi.TDBody) { b.Attributes |= 1<<16 | 1<<62 }, "", rats.Affirming},
 		"foreign module":     {exact(Rules{}), func(b *abi.TDBody) { b.MRSIGNERSEAM[0] = 1 }, CodeModule.Code, rats.Contraindicated},
 		"module attributes":  {exact(Rules{}), func(b *abi.TDBody) { b.SEAMAttributes = 1 }, CodeModule.Code, rats.Contraindicated},
 		"module not listed":  {exact(Rules{MRSEAM: []string{hex48("01")}}), nil, CodeModule.Code, rats.Contraindicated},
@@ -242,7 +228,7 @@ func TestEveryChangedOrMissingByteIsRefused(t *testing.T) {
 			if _, err := v.Verify(t.Context(), e, in); err == nil && !blank {
 				t.Errorf("%s: byte %d changed by %#x is accepted", id, i, mask)
 			} else if err != nil {
-				codeOf(t, err)
+				dcaptest.CodeOf(t, err)
 			}
 			e.Body[i] ^= mask
 			if _, err := v.Verify(t.Context(), evidence(e.Body[:i]), in); i < end && err == nil {
@@ -266,7 +252,7 @@ func FuzzVerify(f *testing.F) {
 		in := s.in
 		in.Binding = rats.Binding{Profile: rats.ProfileNone}
 		if _, err := v.Verify(t.Context(), evidence(b), in); err != nil {
-			codeOf(t, err)
+			dcaptest.CodeOf(t, err)
 		}
 	})
 }

@@ -55,8 +55,9 @@ type Source interface {
 
 // Appraiser runs the exchange. It is safe for concurrent use.
 type Appraiser struct {
-	cfg Config
-	hub *hub
+	cfg     Config
+	hub     *hub
+	senders sealed.Senders // to enclaves
 }
 
 // maxTTL bounds a challenge's life (S02).

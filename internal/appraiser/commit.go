@@ -57,21 +57,22 @@ func (a *Appraiser) commit(ctx context.Context, j *judgement, r rats.Result, cla
 	return told, err
 }
 
-// record stores evidence, claims and inputs as blobs and returns the record that names them.
+// record returns the record of an attestation: evidence and claims in it where they are small, in blobs otherwise, and
+// inputs, which many attestations share, in blobs.
 func (a *Appraiser) record(tx store.Tx, j *judgement, r rats.Result, claims map[rats.Format][]byte) (store.Record, error) {
 	rec := store.Record{
 		Result: r, Binding: j.coll.Binding, Epoch: j.ch.Epoch, Params: j.params,
 		Evidence: map[rats.Format][]rats.Digest{}, Claims: map[rats.Format]rats.Digest{}, ClaimsVersion: map[rats.Format]int{},
 	}
 	for _, e := range j.coll.Evidence {
-		digests, err := putEvidence(tx, e)
+		digests, err := putEvidence(tx, &rec.Pack, e)
 		if err != nil {
 			return rec, err
 		}
 		rec.Evidence[e.Format] = digests
 	}
 	for f, b := range claims {
-		d, err := tx.Blobs().Put(b)
+		d, err := put(tx, &rec.Pack, b)
 		if err != nil {
 			return rec, err
 		}
@@ -96,16 +97,24 @@ func (a *Appraiser) record(tx store.Tx, j *judgement, r rats.Result, claims map[
 	return rec, nil
 }
 
-// putEvidence stores body and parts each by its content, so that what doesn't change between attestations is kept once.
-func putEvidence(tx store.Tx, e rats.Evidence) ([]rats.Digest, error) {
-	body, err := tx.Blobs().Put(e.Body)
+func put(tx store.Tx, p *store.Pack, b []byte) (rats.Digest, error) {
+	if len(b) <= store.Packed {
+		return p.Add(b), nil
+	}
+	return tx.Blobs().Put(b)
+}
+
+// putEvidence stores body and parts each by its content, so that what is large and doesn't change between attestations is
+// kept once.
+func putEvidence(tx store.Tx, pack *store.Pack, e rats.Evidence) ([]rats.Digest, error) {
+	body, err := put(tx, pack, e.Body)
 	if err != nil {
 		return nil, err
 	}
 	index := store.EvidenceIndex{MediaType: e.MediaType, Body: body}
 	all := []rats.Digest{{}, body}
 	for _, p := range e.Parts {
-		d, err := tx.Blobs().Put(p.Data)
+		d, err := put(tx, pack, p.Data)
 		if err != nil {
 			return nil, err
 		}
@@ -116,7 +125,7 @@ func putEvidence(tx store.Tx, e rats.Evidence) ([]rats.Digest, error) {
 	if err != nil {
 		return nil, err
 	}
-	all[0], err = tx.Blobs().Put(b)
+	all[0], err = put(tx, pack, b)
 	return all, err
 }
 
@@ -128,7 +137,7 @@ func Evidence(tx store.Tx, rec store.Record) ([]rats.Evidence, error) {
 		if len(digests) == 0 {
 			return nil, fmt.Errorf("record %s: no evidence index of %s", rec.Result.ID, f)
 		}
-		raw, err := tx.Blobs().Get(digests[0])
+		raw, err := rec.Piece(tx, digests[0])
 		if err != nil {
 			return nil, fmt.Errorf("record %s: reading the index of %s: %w", rec.Result.ID, f, err)
 		}
@@ -137,11 +146,11 @@ func Evidence(tx store.Tx, rec store.Record) ([]rats.Evidence, error) {
 			return nil, fmt.Errorf("record %s: decoding the index of %s: %w", rec.Result.ID, f, err)
 		}
 		e := rats.Evidence{Format: f, MediaType: index.MediaType}
-		if e.Body, err = tx.Blobs().Get(index.Body); err != nil {
+		if e.Body, err = rec.Piece(tx, index.Body); err != nil {
 			return nil, err
 		}
 		for _, p := range index.Parts {
-			data, err := tx.Blobs().Get(p.Data)
+			data, err := rec.Piece(tx, p.Data)
 			if err != nil {
 				return nil, err
 			}

@@ -59,10 +59,12 @@ type judgement struct {
 	endorsed  []rats.Endorsement // the node's enrolment records, then collateral
 }
 
-// Submit takes the answer to a challenge over the connection whose client certificate has the SubjectPublicKeyInfo peer.
-// Errors that are *rats.BadEvidence or *rats.MissingInput changed no state of the node (S07).
-func (a *Appraiser) Submit(ctx context.Context, namespace, nodeID string, peer []byte, sub api.Submission) (api.Answer, error) {
-	answer, err := a.submit(ctx, namespace, nodeID, peer, sub)
+// Submit takes a node's answer to a challenge over the connection whose client certificate has the SubjectPublicKeyInfo
+// peer. The node is as the caller just read it; whether it is still approved is looked up again in the transaction that
+// accepts. Errors that are *rats.BadEvidence or *rats.MissingInput changed no state of the node (S07).
+func (a *Appraiser) Submit(ctx context.Context, namespace string, n store.Node, peer []byte, sub api.Submission) (api.Answer, error) {
+	nodeID := n.ID
+	answer, err := a.submit(ctx, namespace, n, peer, sub)
 	if err != nil {
 		reason, evidence := rats.ReasonOf(err)
 		if evidence {
@@ -87,15 +89,17 @@ func (a *Appraiser) askedAt(token []byte) time.Time {
 	return c.Asked
 }
 
-func (a *Appraiser) submit(ctx context.Context, namespace, nodeID string, peer []byte, sub api.Submission) (api.Answer, error) {
+func (a *Appraiser) submit(ctx context.Context, namespace string, n store.Node, peer []byte, sub api.Submission) (api.Answer, error) {
 	received := a.cfg.Now()
-	c, err := a.open(sub.Token, namespace, nodeID)
+	c, err := a.open(sub.Token, namespace, n.ID)
 	if err != nil {
 		return api.Answer{}, err
 	}
-	n, err := a.node(ctx, namespace, nodeID)
-	if err != nil {
-		return api.Answer{}, err
+	if len(n.ResumeBlob) > 0 {
+		err := a.cfg.Store.In(namespace).View(ctx, func(tx store.Tx) error { return getResume(tx, &n) })
+		if err != nil {
+			return api.Answer{}, err
+		}
 	}
 	if n.Enrolment != store.EnrolmentApproved {
 		return api.Answer{}, &rats.BadEvidence{Reason: node.StatusOf(n, nil, received).Why[0]}

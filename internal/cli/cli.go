@@ -83,7 +83,7 @@ Exit codes: 0 trusted or done · 1 error · 2 not trusted · 3 unknown or stale 
 	root.AddCommand(
 		a.nodeCmd(), a.policyCmd(), a.refCmd(), a.secretCmd(), a.enclaveCmd(), a.sealCmd(),
 		a.serverCmd(), a.agentCmd(), a.evidenceCmd(), a.collateralCmd(),
-		a.quickstartCmd(), a.doctorCmd(), a.versionCmd(), a.docsCmd(),
+		a.quickstartCmd(), a.doctorCmd(), a.benchCmd(), a.versionCmd(), a.docsCmd(),
 	)
 	root.InitDefaultCompletionCmd()
 	for _, c := range root.Commands() {

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -25,7 +26,7 @@ import (
 type collateral struct {
 	dir, roots         string
 	pcs, kds           string
-	serviceCA          string
+	serviceCA, update  string
 	fmspcs, keys       []string
 	refresh            bool
 	out, key           string
@@ -53,7 +54,7 @@ this machine; no server of Assay is needed. Nothing is fetched but from the serv
 func (a *app) cache(o *collateral) (*endorse.Cache, error) {
 	cfg := endorse.Config{
 		Now: a.env.Now, Rand: a.env.Rand, MaxAge: o.maxAge, KeepFor: o.maxKeeping, Services: make(map[string]string),
-		Roots: all.Roots(),
+		Roots: all.Roots(), Update: cmp.Or(o.update, a.env.Getenv("ASSAY_PCS_UPDATE")),
 	}
 	cfg.Dir = cmp.Or(o.dir, a.env.Getenv("ASSAY_COLLATERAL_DIR"))
 	if base := a.env.Getenv("XDG_CACHE_HOME"); cfg.Dir == "" && base != "" {
@@ -147,6 +148,7 @@ evidence, --fmspc or --key, everything at hand that is due is fetched again. Doc
 	f := cmd.Flags()
 	f.StringVar(&o.pcs, "pcs", "", "address of Intel's PCS or of a PCCS; \"official\" is "+endorse.Official[endorse.Intel]+" (ASSAY_PCS)")
 	f.StringVar(&o.kds, "kds", "", "address of AMD's KDS or of a cache of it; \"official\" is "+endorse.Official[endorse.AMD]+" (ASSAY_KDS)")
+	f.StringVar(&o.update, "update", "", "channel of Intel's TCB info and identities: standard, or early, which knows TCB recoveries when they are disclosed; default standard (ASSAY_PCS_UPDATE)")
 	f.StringVar(&o.serviceCA, "service-ca", "", "file with the CA certificates of the services, PEM; default: those of this system")
 	f.StringArrayVar(&o.fmspcs, "fmspc", nil, "kind of Intel platform, 12 hex digits; may be repeated")
 	f.StringArrayVar(&o.keys, "key", nil, "document by its key, as `assay collateral show` lists them; may be repeated")
@@ -190,6 +192,9 @@ func (a *app) wanted(c *endorse.Cache, o *collateral, files []string) ([]endorse
 			keys = append(keys, d.Key)
 		}
 	}
+	if len(files)+len(o.fmspcs) > 0 {
+		keys = endorse.Channel(cmp.Or(o.update, a.env.Getenv("ASSAY_PCS_UPDATE")), keys)
+	}
 	slices.Sort(keys)
 	return slices.Compact(keys), nil
 }
@@ -218,13 +223,15 @@ func (a *app) fetchCollateral(ctx context.Context, o *collateral, files []string
 	}
 	list := make([]fetched, 0, len(keys))
 	var failures []error
-	for _, k := range keys {
-		d, err := get(ctx, k)
-		row := fetched{Key: k, OK: err == nil, Expires: d.Until}
+	for i := 0; i < len(keys); i++ { // keys grow by what the documents name
+		d, err := get(ctx, keys[i])
+		row := fetched{Key: keys[i], OK: err == nil, Expires: d.Until}
 		if err != nil {
 			f := failureOf(err)
 			row.Problem = &f
 			failures = append(failures, err)
+		} else {
+			keys = append(keys, c.Further(keys, d)...)
 		}
 		list = append(list, row)
 	}
@@ -235,7 +242,7 @@ func (a *app) fetchCollateral(ctx context.Context, o *collateral, files []string
 			if f.Problem != nil {
 				state = string(f.Problem.Code)
 			}
-			row(w, string(f.Key), state, at(f.Expires))
+			row(w, narrow(f.Key), state, at(f.Expires))
 		}
 	})
 	if err != nil || len(failures) == 0 {
@@ -290,9 +297,20 @@ func (a *app) showAges(list []endorse.Age) error {
 	return a.show(list, func(w io.Writer) {
 		row(w, "KEY", "STATE", "EXPIRES", "LEFT", "FETCHED", "ISSUED", "SIZE", "DIGEST")
 		for _, d := range list {
-			row(w, string(d.Key), d.State, at(d.Expires), a.ago(d.Expires), a.ago(d.Fetched), at(d.Issued), fmt.Sprint(d.Size), short(d.Digest))
+			row(w, narrow(d.Key), d.State, at(d.Expires), a.ago(d.Expires), a.ago(d.Fetched), at(d.Issued), fmt.Sprint(d.Size), short(d.Digest))
 		}
 	})
+}
+
+// narrow shortens the one parameter of keys that would not fit into a table; -o json has it whole.
+func narrow(k endorse.Key) string {
+	const name, keep = "encrypted_ppid=", 12
+	before, value, ok := strings.Cut(string(k), name)
+	if !ok || len(value) < keep {
+		return string(k)
+	}
+	_, after, _ := strings.Cut(value, "&")
+	return before + name + value[:keep] + "…&" + after
 }
 
 func (a *app) collateralAgeCmd(o *collateral) *cobra.Command {

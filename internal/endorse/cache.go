@@ -42,6 +42,7 @@ type Config struct {
 	Transport http.RoundTripper // nil: nothing is fetched
 	Services  map[string]string // base address by vendor (Official, or a caching service); none: not fetched
 	Hosts     []string          // host[:port]s that may be talked to; empty: none
+	Update    string            // channel of Intel's TCB infos and identities: Standard or Early; "": Standard
 
 	MaxAge    time.Duration // after which a document is fetched again; 0: 24 hours
 	KeepFor   time.Duration // after which a document isn't used any more however long it says it is valid; 0: no such limit
@@ -102,6 +103,9 @@ const maxFailed = 4096
 func Open(cfg Config) (*Cache, error) {
 	if cfg.Now == nil || cfg.Rand == nil {
 		return nil, CodeConfig.Bad("config", "a clock and randomness", "none")
+	}
+	if cfg.Update = cmp.Or(cfg.Update, Standard); cfg.Update != Standard && cfg.Update != Early {
+		return nil, CodeConfig.Bad("update", Standard+" or "+Early, clip(cfg.Update))
 	}
 	cfg.MaxAge = cmp.Or(cfg.MaxAge, 24*time.Hour)
 	cfg.Timeout = cmp.Or(cfg.Timeout, 20*time.Second)
@@ -342,7 +346,22 @@ func (c *Cache) put(d Document) {
 // behind the caller's back; others are waited for, all together no longer than ctx. Expired ones are returned too:
 // verifiers tell expired collateral from missing collateral.
 func (c *Cache) Endorsements(ctx context.Context, evidence []rats.Evidence) []rats.Endorsement {
-	keys := Wanted(evidence...)
+	keys := Channel(c.cfg.Update, Wanted(evidence...))
+	found := c.gather(ctx, keys)
+	if more := c.Further(keys, found...); len(more) > 0 {
+		found = append(found, c.gather(ctx, more)...)
+	}
+	var out []rats.Endorsement
+	for _, d := range found {
+		if d.Key != "" {
+			out = append(out, d.Endorsements()...)
+		}
+	}
+	return out
+}
+
+// gather returns the documents of keys, in their order; those that aren't to be had are empty.
+func (c *Cache) gather(ctx context.Context, keys []Key) []Document {
 	found := make([]Document, len(keys))
 	var wg sync.WaitGroup
 	for i, k := range keys {
@@ -358,13 +377,7 @@ func (c *Cache) Endorsements(ctx context.Context, evidence []rats.Evidence) []ra
 		wg.Go(func() { found[i], _ = c.Get(ctx, k) }) // what isn't to be had is missing from the answer
 	}
 	wg.Wait()
-	var out []rats.Endorsement
-	for _, d := range found {
-		if d.Key != "" {
-			out = append(out, d.Endorsements()...)
-		}
-	}
-	return out
+	return found
 }
 
 // The states of a document.

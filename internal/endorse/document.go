@@ -6,6 +6,7 @@ import (
 	"crypto/elliptic"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
@@ -15,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/assay-attest/assay/evidence/dcap"
 	"github.com/assay-attest/assay/rats"
 )
 
@@ -60,7 +62,7 @@ func (d Document) Endorsements() []rats.Endorsement {
 	switch k, _, _ := d.Key.parse(); k {
 	case kindTCBInfo, kindIdentity, kindNumbers:
 		media = "application/json"
-	case kindChain:
+	case kindChain, kindPCK:
 		media = "application/pem-certificate-chain"
 	case kindLeaf:
 		media = "application/pkix-cert"
@@ -87,7 +89,9 @@ func newDocument(k Key, body, chain []byte, fetched time.Time, roots Roots) (Doc
 	case kindTCBInfo, kindIdentity, kindNumbers:
 		err = d.checkSigned(kind, params, trusted)
 	case kindList:
-		err = d.checkList(trusted)
+		err = d.checkList(params, trusted)
+	case kindPCK:
+		err = d.checkPCK(params, trusted)
 	case kindCRL:
 		err = d.checkCRL(params, trusted)
 	case kindChain:
@@ -135,7 +139,7 @@ func (d *Document) checkSigned(k kind, params []string, trusted []*x509.Certific
 	}
 	want := strings.ToUpper(params[0])
 	if k == kindIdentity {
-		want = map[string]string{"sgx": "QE", "tdx": "TD_QE"}[params[0]]
+		want = map[string]string{"sgx qe": "QE", "tdx qe": "TD_QE", "sgx qve": "QVE"}[params[0]+" "+params[1]]
 	}
 	if inner.ID != want {
 		return CodeOther.Bad(string(d.Key), want, clip(inner.ID))
@@ -146,6 +150,9 @@ func (d *Document) checkSigned(k kind, params []string, trusted []*x509.Certific
 	certs, err := d.issuers(trusted)
 	if err != nil {
 		return err
+	}
+	if cn := certs[0].Subject.CommonName; cn != nameTCBSigner {
+		return CodeChain.Bad(string(d.Key), "a signer called "+nameTCBSigner, clip(cn))
 	}
 	if !signedRS(certs[0], outer[name], signature) {
 		return CodeChain.Bad(string(d.Key), "a signature by "+clip(certs[0].Subject.CommonName), "another signature")
@@ -228,10 +235,21 @@ func (d *Document) readCRL() (*x509.RevocationList, error) {
 	return crl, nil
 }
 
-func (d *Document) checkList(trusted []*x509.Certificate) error {
+// The names of Intel's CAs and of its signer.
+const (
+	namePlatform  = "Intel SGX PCK Platform CA"
+	nameProcessor = "Intel SGX PCK Processor CA"
+	nameTCBSigner = "Intel SGX TCB Signing"
+)
+
+func (d *Document) checkList(params []string, trusted []*x509.Certificate) error {
 	crl, err := d.readCRL()
 	if err != nil {
 		return err
+	}
+	want := map[string]string{"platform": namePlatform, "processor": nameProcessor}[params[0]]
+	if cn := crl.Issuer.CommonName; cn != want {
+		return CodeOther.Bad(string(d.Key), want, clip(cn))
 	}
 	certs, err := d.issuers(trusted)
 	if err != nil {
@@ -241,6 +259,28 @@ func (d *Document) checkList(trusted []*x509.Certificate) error {
 		return CodeChain.Bad(string(d.Key), "signed by "+clip(certs[0].Subject.CommonName), clip(err.Error()))
 	}
 	return nil
+}
+
+// checkPCK checks the certificate of a platform's key: signed by its chain, and derived for the TCB that was asked for.
+// Intel answers with the best certificate it has, and the key of another TCB is another key.
+func (d *Document) checkPCK(params []string, trusted []*x509.Certificate) error {
+	leaf, err := readPEM(d.Body)
+	if err != nil || len(leaf) != 1 {
+		return d.malformed("one certificate, PEM")
+	}
+	p, err := dcap.ParsePCK(leaf[0])
+	if err != nil {
+		return d.malformed("a PCK certificate")
+	}
+	svn := binary.LittleEndian.AppendUint16(nil, p.PCESVN)
+	if got := fmt.Sprintf("%x %x %x", p.CPUSVN, svn, p.PCEID); got != strings.Join(params, " ") {
+		return CodeOther.Bad(string(d.Key), "CPUSVN, PCESVN and PCE id "+strings.Join(params, " "), got)
+	}
+	certs, err := d.issuers(trusted)
+	if err != nil {
+		return err
+	}
+	return d.checkPath(append(leaf, certs...), trusted)
 }
 
 // checkCRL checks a root's list. Without trusted roots only its issuer's name is looked at.

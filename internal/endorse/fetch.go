@@ -42,7 +42,7 @@ func (t *temporary) Unwrap() error { return t.err }
 // chainHeaders are where the services put issuer chains.
 var chainHeaders = []string{
 	"TCB-Info-Issuer-Chain", "SGX-TCB-Info-Issuer-Chain", "SGX-Enclave-Identity-Issuer-Chain", "Enclave-Identity-Issuer-Chain",
-	"SGX-PCK-CRL-Issuer-Chain", "TCB-Evaluation-Data-Numbers-Issuer-Chain",
+	"SGX-PCK-CRL-Issuer-Chain", "SGX-PCK-Certificate-Issuer-Chain", "TCB-Evaluation-Data-Numbers-Issuer-Chain",
 }
 
 // checkService says whether a base address may be used.
@@ -67,10 +67,17 @@ func (c *Cache) address(k Key) (string, error) {
 	if base == nil || c.client == nil {
 		return "", CodeService.Missing(string(k), "a service of "+k.Vendor()+", such as "+Official[k.Vendor()], "none")
 	}
-	if k == "intel:/sgx/certification/v4/rootcacrl" && base.String() == Official[Intel] {
+	if k == keyRootCRL && base.String() == Official[Intel] {
 		return officialRootCRL, nil
 	}
-	return base.String() + k.path(), nil
+	path := k.path()
+	if kind, _, _ := k.parse(); kind == kindPCK && base.String() == Official[Intel] {
+		if !strings.Contains(path, "encrypted_ppid=") {
+			return "", CodeService.Missing(string(k), "a caching service that knows the platform by the id of its quoting enclave", base.Host+", which knows platforms by their PPID encrypted with RSA-3072 only")
+		}
+		path, _, _ = strings.Cut(path, "&qeid=") // only caches know it
+	}
+	return base.String() + path, nil
 }
 
 // request asks a service once.
@@ -100,7 +107,7 @@ func (c *Cache) request(ctx context.Context, k Key) (Document, error) {
 	defer resp.Body.Close()
 	switch {
 	case resp.StatusCode == http.StatusOK:
-	case resp.StatusCode == http.StatusNotFound || resp.StatusCode == http.StatusGone || resp.StatusCode == http.StatusBadRequest:
+	case slices.Contains(absentStatuses, resp.StatusCode):
 		return Document{}, CodeNotFound.Missing(string(k), "a document at "+clip(r.URL.Host), resp.Status)
 	default:
 		return Document{}, &temporary{CodeUnavailable.Missing(string(k), "an answer from "+clip(r.URL.Host), clip(resp.Status)), c.retryAfter(resp)}
@@ -122,6 +129,10 @@ func (c *Cache) request(ctx context.Context, k Key) (Document, error) {
 	}
 	return newDocument(k, body, chain, c.cfg.Now(), c.cfg.Roots)
 }
+
+// absentStatuses say that there is no such document. The last two are a PCCS's: platform not in the cache, no certificate
+// for its TCB.
+var absentStatuses = []int{http.StatusNotFound, http.StatusGone, http.StatusBadRequest, 461, 462}
 
 // cause is an error of the network without the address, which is said beside it.
 func cause(err error) string {

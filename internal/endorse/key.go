@@ -1,11 +1,13 @@
 package endorse
 
 import (
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"regexp"
 	"strings"
 
+	"github.com/assay-attest/assay/evidence/dcap"
 	"github.com/assay-attest/assay/rats"
 )
 
@@ -43,6 +45,7 @@ const (
 	kindCRL   // revocation list by itself
 	kindChain // certificates, PEM
 	kindLeaf  // one certificate, DER
+	kindPCK   // certificate of a platform's key, PEM, with its issuer chain
 )
 
 // grammar is every key there is: nothing else is ever fetched, imported or read from the disk.
@@ -50,11 +53,13 @@ var grammar = []struct {
 	form *regexp.Regexp
 	kind kind
 }{
-	{regexp.MustCompile(`^intel:/(sgx|tdx)/certification/v4/tcb\?fmspc=([0-9a-f]{12})$`), kindTCBInfo},
-	{regexp.MustCompile(`^intel:/(sgx|tdx)/certification/v4/qe/identity$`), kindIdentity},
+	{regexp.MustCompile(`^intel:/(sgx|tdx)/certification/v4/tcb\?fmspc=([0-9a-f]{12})(?:&update=early)?$`), kindTCBInfo},
+	{regexp.MustCompile(`^intel:/(sgx|tdx)/certification/v4/(qe)/identity(?:\?update=early)?$`), kindIdentity},
+	{regexp.MustCompile(`^intel:/(sgx)/certification/v4/(qve)/identity(?:\?update=early)?$`), kindIdentity},
 	{regexp.MustCompile(`^intel:/(sgx|tdx)/certification/v4/tcbevaluationdatanumbers$`), kindNumbers},
 	{regexp.MustCompile(`^intel:/sgx/certification/v4/pckcrl\?ca=(processor|platform)&encoding=der$`), kindList},
 	{regexp.MustCompile(`^intel:/sgx/certification/v4/rootcacrl$`), kindCRL},
+	{regexp.MustCompile(`^intel:/sgx/certification/v4/pckcert\?(?:encrypted_ppid=[0-9a-f]{768}&)?cpusvn=([0-9a-f]{32})&pcesvn=([0-9a-f]{4})&pceid=([0-9a-f]{4})&qeid=[0-9a-f]{32}$`), kindPCK},
 	{regexp.MustCompile(`^amd:/(vcek|vlek)/v1/(Milan|Genoa|Turin)/cert_chain$`), kindChain},
 	{regexp.MustCompile(`^amd:/(vcek|vlek)/v1/(Milan|Genoa|Turin)/crl$`), kindCRL},
 	{regexp.MustCompile(`^amd:/vcek/v1/(Milan|Genoa)/([0-9a-f]{128})\?blSPL=(\d{1,3})&teeSPL=(\d{1,3})&snpSPL=(\d{1,3})&ucodeSPL=(\d{1,3})$`), kindLeaf},
@@ -106,11 +111,59 @@ func PlatformKeys(fmspc [6]byte, ca string) []Key {
 
 func teeKeys(tee string, fmspc [6]byte) []Key {
 	base := "intel:/" + tee + "/certification/v4/"
-	return []Key{Key(base + "tcb?fmspc=" + hex.EncodeToString(fmspc[:])), Key(base + "qe/identity")}
+	return []Key{Key(base + "tcb?fmspc=" + hex.EncodeToString(fmspc[:])), identityKey(tee)}
 }
 
+func identityKey(tee string) Key { return Key("intel:/" + tee + "/certification/v4/qe/identity") }
+
+const keyRootCRL Key = "intel:/sgx/certification/v4/rootcacrl"
+
 func listKeys(ca string) []Key {
-	return []Key{Key("intel:/sgx/certification/v4/pckcrl?ca=" + ca + "&encoding=der"), "intel:/sgx/certification/v4/rootcacrl"}
+	return []Key{Key("intel:/sgx/certification/v4/pckcrl?ca=" + ca + "&encoding=der"), keyRootCRL}
+}
+
+// The channels of Intel's documents. Early ones are published when a TCB recovery is disclosed, standard ones up to a year
+// later, when owners of machines have had the time to update.
+const (
+	Standard = "standard"
+	Early    = "early"
+)
+
+// early is the key of the same document in the early channel: of those that have one.
+func early(k Key) Key {
+	switch kind, _, err := k.parse(); {
+	case err != nil || kind != kindTCBInfo && kind != kindIdentity || strings.Contains(string(k), "update="):
+		return k
+	case strings.Contains(string(k), "?"):
+		return k + "&update=early"
+	}
+	return k + "?update=early"
+}
+
+// Channel returns the keys of the same documents in a channel.
+func Channel(channel string, keys []Key) []Key {
+	if channel != Early {
+		return keys
+	}
+	out := make([]Key, len(keys))
+	for i, k := range keys {
+		out[i] = early(k)
+	}
+	return out
+}
+
+// pckKey is the certificate of a platform's key that a quote names without carrying it. Intel's service finds it by the
+// encrypted PPID, a caching one by the id of the quoting enclave too.
+func pckKey(id *dcap.PCKID) Key {
+	ppid, pce := "", [2]byte{}
+	if len(id.PPID) == 384 {
+		ppid = fmt.Sprintf("encrypted_ppid=%x&", id.PPID)
+	}
+	if id.PCEID != nil {
+		pce = *id.PCEID
+	}
+	svn := binary.LittleEndian.AppendUint16(nil, id.PCESVN)
+	return Key(fmt.Sprintf("intel:/sgx/certification/v4/pckcert?%scpusvn=%x&pcesvn=%x&pceid=%x&qeid=%x", ppid, id.CPUSVN, svn, pce, id.QEID))
 }
 
 // productKeys are the chain and the revocation list of an AMD product, for chip keys or leased ones.

@@ -35,7 +35,11 @@ func TestBadServicesAreRefused(t *testing.T) {
 	sibling := r.intel.Platform()
 	tcb := r.keys()[0]
 	list := r.keys()[4]
-	const tcbHeader, listHeader = "TCB-Info-Issuer-Chain", "SGX-PCK-CRL-Issuer-Chain"
+	const tcbHeader, listHeader, idHeader = "TCB-Info-Issuer-Chain", "SGX-PCK-CRL-Issuer-Chain", "SGX-Enclave-Identity-Issuer-Chain"
+	const pckHeader, qve = "SGX-PCK-Certificate-Issuer-Chain", endorse.Key("intel:/sgx/certification/v4/qve/identity")
+	pck := endorse.WantedBy(r.platform.SGX(3, nil, r.platform.WithKeyID(3)))[0]
+	older := r.intel.Platform(func(s *fakevendor.PlatformSpec) { s.CPUSVN[0]-- })
+	misnamed := r.intel.Misnamed("Intel SGX PCK Certificate")
 	good := r.intel.TCBInfo(r.platform, "SGX")
 	chain := r.intel.TCBChain()
 	crl := func(a *fakevendor.Authority) []byte { return a.CRL(r.clock.now()) }
@@ -69,7 +73,18 @@ func TestBadServicesAreRefused(t *testing.T) {
 		"a root of the same name":       {tcb, tcbHeader, other.TCBChain(), other.TCBInfo(r.platform, "SGX"), &endorse.CodeChain},
 		"good list":                     {list, listHeader, r.intel.PCKChain(fakevendor.PlatformCA), crl(r.intel.Platforms), nil},
 		"good list in hex":              {list, listHeader, r.intel.PCKChain(fakevendor.PlatformCA), []byte(hex.EncodeToString(crl(r.intel.Platforms))), nil},
-		"list by another CA":            {list, listHeader, r.intel.PCKChain(fakevendor.PlatformCA), crl(r.intel.Processors), &endorse.CodeChain},
+		"list by another CA":            {list, listHeader, r.intel.PCKChain(fakevendor.PlatformCA), crl(r.intel.Processors), &endorse.CodeOther},
+		"list by a CA of the same name": {list, listHeader, r.intel.PCKChain(fakevendor.PlatformCA), crl(other.Platforms), &endorse.CodeChain},
+		"good verifier's identity":      {qve, idHeader, chain, r.intel.Identity("QVE"), nil},
+		"quoting enclave's for it":      {qve, idHeader, chain, r.intel.Identity("QE"), &endorse.CodeOther},
+		"a signer of another name":      {identity, idHeader, fakevendor.PEM(misnamed.TCBSigner.Cert, r.intel.Root.Cert), misnamed.Identity("QE"), &endorse.CodeChain},
+		"platform's certificate":        {pck, pckHeader, r.intel.PCKChain(fakevendor.PlatformCA), fakevendor.PEM(r.platform.PCK.Cert), nil},
+		"of another TCB":                {pck, pckHeader, r.intel.PCKChain(fakevendor.PlatformCA), fakevendor.PEM(older.PCK.Cert), &endorse.CodeOther},
+		"of another root":               {pck, pckHeader, other.PCKChain(fakevendor.PlatformCA), fakevendor.PEM(other.Platform().PCK.Cert), &endorse.CodeChain},
+		"of another CA":                 {pck, pckHeader, r.intel.PCKChain(fakevendor.ProcessorCA), fakevendor.PEM(r.platform.PCK.Cert), &endorse.CodeChain},
+		"without chain":                 {pck, "", nil, fakevendor.PEM(r.platform.PCK.Cert), &endorse.CodeChain},
+		"no PCK certificate":            {pck, pckHeader, r.intel.PCKChain(fakevendor.PlatformCA), fakevendor.PEM(r.intel.Root.Cert), &endorse.CodeMalformed},
+		"two certificates":              {pck, pckHeader, r.intel.PCKChain(fakevendor.PlatformCA), fakevendor.PEM(r.platform.PCK.Cert, r.intel.Root.Cert), &endorse.CodeMalformed},
 		"no list":                       {list, listHeader, r.intel.PCKChain(fakevendor.PlatformCA), []byte("{}"), &endorse.CodeMalformed},
 		"root's list":                   {r.keys()[5], "", nil, crl(r.intel.Root), nil},
 		"root's list by another root":   {r.keys()[5], "", nil, crl(other.Root), &endorse.CodeChain},
@@ -178,7 +193,7 @@ func (c *counter) Write(b []byte) (int, error) { c.n += len(b); return len(b), n
 
 func TestErrorsOfTheServiceAreTold(t *testing.T) {
 	for code, want := range map[int]rats.CodeInfo{
-		400: endorse.CodeNotFound, 404: endorse.CodeNotFound, 410: endorse.CodeNotFound,
+		400: endorse.CodeNotFound, 404: endorse.CodeNotFound, 410: endorse.CodeNotFound, 461: endorse.CodeNotFound, 462: endorse.CodeNotFound,
 		401: endorse.CodeUnavailable, 429: endorse.CodeUnavailable, 500: endorse.CodeUnavailable, 503: endorse.CodeUnavailable, 206: endorse.CodeUnavailable,
 	} {
 		r := newRig(t)

@@ -3,11 +3,11 @@ package endorse
 import (
 	"bytes"
 	"crypto/x509"
-	"encoding/asn1"
 	"encoding/binary"
-	"encoding/pem"
 	"slices"
 
+	"github.com/assay-attest/assay/enclave/abi"
+	"github.com/assay-attest/assay/evidence/dcap"
 	"github.com/assay-attest/assay/rats"
 )
 
@@ -40,66 +40,62 @@ func WantedBy(b []byte) []Key {
 	return wantedByReport(b)
 }
 
-// wantedByQuote reads the header of a DCAP quote, and the certificate that it carries (DCAP Quote Generation, appendix A).
+// wantedByQuote reads a DCAP quote, and the certificate that it carries or names. Where it only names one, that is wanted
+// first; what else is wanted, the certificate says (Further).
 func wantedByQuote(b []byte) []Key {
-	if len(b) < 48+384 {
-		return nil
-	}
-	version, keyType, tee := binary.LittleEndian.Uint16(b), binary.LittleEndian.Uint16(b[2:]), binary.LittleEndian.Uint32(b[4:])
-	if version < 3 || version > 5 || keyType != 2 {
-		return nil
-	}
-	name := "sgx"
-	if tee == 0x81 && version >= 4 {
-		name = "tdx"
-	} else if tee != 0 && version >= 4 {
-		return nil
-	}
-	at := bytes.Index(b, []byte("-----BEGIN CERTIFICATE-----"))
-	if at < 0 {
-		return nil
-	}
-	block, _ := pem.Decode(b[at:])
-	if block == nil {
-		return nil
-	}
-	cert, err := x509.ParseCertificate(block.Bytes)
+	q, err := dcap.ParseQuote(b)
 	if err != nil {
 		return nil
 	}
-	fmspc, ok := fmspcOf(cert)
-	if !ok {
+	name := "sgx"
+	if q.Header.TEEType == abi.TEETDX {
+		name = "tdx"
+	}
+	if id := q.PCKID(); id != nil {
+		return []Key{pckKey(id), identityKey(name), keyRootCRL}
+	}
+	if cert := q.PCK(); cert != nil {
+		return wantedByPCK(name, cert)
+	}
+	return nil
+}
+
+// wantedByPCK names the documents about the kind of platform that a PCK certificate is of.
+func wantedByPCK(tee string, cert *x509.Certificate) []Key {
+	p, err := dcap.ParsePCK(cert)
+	if err != nil {
 		return nil
 	}
 	ca := "platform"
-	if cert.Issuer.CommonName == "Intel SGX PCK Processor CA" {
+	if cert.Issuer.CommonName == nameProcessor {
 		ca = "processor"
 	}
-	return append(teeKeys(name, fmspc), listKeys(ca)...)
+	return append(teeKeys(tee, p.FMSPC), listKeys(ca)...)
 }
 
-var oidSGX = asn1.ObjectIdentifier{1, 2, 840, 113741, 1, 13, 1}
-
-// fmspcOf finds the FMSPC in the SGX extension of a PCK certificate.
-func fmspcOf(cert *x509.Certificate) ([6]byte, bool) {
-	for _, e := range cert.Extensions {
-		if !e.Id.Equal(oidSGX) {
+// Further returns what judging evidence takes besides the keys that it wanted: what the documents found under them name,
+// in the cache's channel. A PCK certificate names the kind of platform; of which technology the evidence is, the identity
+// wanted with it tells.
+func (c *Cache) Further(keys []Key, found ...Document) []Key {
+	var out []Key
+	for _, d := range found {
+		if k, _, _ := d.Key.parse(); k != kindPCK {
 			continue
 		}
-		var items []struct {
-			ID    asn1.ObjectIdentifier
-			Value asn1.RawValue
+		certs, err := readPEM(d.Body)
+		if err != nil || len(certs) != 1 {
+			continue
 		}
-		if rest, err := asn1.Unmarshal(e.Value, &items); err != nil || len(rest) > 0 {
-			return [6]byte{}, false
-		}
-		for _, it := range items {
-			if it.ID.Equal(append(oidSGX[:len(oidSGX):len(oidSGX)], 4)) && len(it.Value.Bytes) == 6 {
-				return [6]byte(it.Value.Bytes), true
+		for _, tee := range []string{"sgx", "tdx"} {
+			if slices.Contains(keys, identityKey(tee)) || slices.Contains(keys, early(identityKey(tee))) {
+				out = append(out, wantedByPCK(tee, certs[0])...)
 			}
 		}
 	}
-	return [6]byte{}, false
+	out = Channel(c.cfg.Update, out)
+	slices.Sort(out)
+	out = slices.DeleteFunc(slices.Compact(out), func(k Key) bool { return slices.Contains(keys, k) })
+	return out[:min(len(out), maxWanted)]
 }
 
 // wantedByReport reads the fields of a SEV-SNP report that name its key (SEV-SNP ABI, table ATTESTATION_REPORT). A

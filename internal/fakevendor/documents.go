@@ -176,10 +176,13 @@ func (i *Intel) Identity(id string, changes ...func(*Identity)) []byte {
 	return i.Sign("enclaveIdentity", d)
 }
 
-// quotingEnclave returns the enclave of a machine that was not told to have another.
+// quotingEnclave returns the enclave of a machine that was not told to have another, or the one that verifies quotes.
 func (i *Intel) quotingEnclave(id string) Enclave {
-	if id == "TD_QE" {
+	switch id {
+	case "TD_QE":
 		return standardTDQE
+	case "QVE":
+		return standardQVE
 	}
 	return standardQE
 }

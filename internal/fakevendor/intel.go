@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"encoding/binary"
 	"io"
 	"sync"
 	"time"
@@ -54,6 +55,15 @@ func NewIntel(rand io.Reader, now func() time.Time) *Intel {
 	return i
 }
 
+// Misnamed returns the same Intel with a signer of documents of another name.
+func (i *Intel) Misnamed(cn string) *Intel {
+	out := &Intel{Root: i.Root, Platforms: i.Platforms, Processors: i.Processors, rand: i.rand, now: i.now, known: make(map[[6]byte]*Platform)}
+	out.TCBSigner = issue(i.rand, KeyP256(i.rand), i.Root, request{
+		subject: intelName(cn), from: i.TCBSigner.Cert.NotBefore, to: i.TCBSigner.Cert.NotAfter, alg: x509.ECDSAWithSHA256,
+	})
+	return out
+}
+
 // CA returns the authority of a name.
 func (i *Intel) CA(name string) *Authority {
 	if name == ProcessorCA {
@@ -77,10 +87,11 @@ type Enclave struct {
 	ISVProdID, ISVSVN   uint16
 }
 
-// The quoting enclaves that machines have.
+// The quoting enclaves that machines have, and the enclave that verifies quotes.
 var (
 	standardQE   = Enclave{sha256.Sum256([]byte("qe")), sha256.Sum256([]byte("intel")), 1, 8}
 	standardTDQE = Enclave{sha256.Sum256([]byte("td qe")), sha256.Sum256([]byte("intel")), 2, 4}
+	standardQVE  = Enclave{sha256.Sum256([]byte("qve")), sha256.Sum256([]byte("intel")), 2, 7}
 )
 
 // PlatformSpec is what a machine's certificate will say.
@@ -165,6 +176,38 @@ func (s *PlatformSpec) extension() []byte {
 // Chain returns the certification data of type 5: leaf, CA, root.
 func (p *Platform) Chain() []byte {
 	return PEM(p.PCK.Cert, p.intel.CA(p.CA).Cert, p.intel.Root.Cert)
+}
+
+// EncryptedPPID stands for the PPID encrypted for Intel with RSA-3072.
+func (p *Platform) EncryptedPPID() []byte {
+	out := make([]byte, 0, 384)
+	for sum := sha256.Sum256(p.PPID[:]); len(out) < cap(out); sum = sha256.Sum256(sum[:]) {
+		out = append(out, sum[:]...)
+	}
+	return out
+}
+
+// KeyID returns certification data that name the platform's key: of type 1 (PPID in the clear), 2 or 3 (encrypted).
+func (p *Platform) KeyID(kind uint16) []byte {
+	ppid := make([]byte, 384)
+	switch kind {
+	case 1:
+		copy(ppid, p.PPID[:])
+	case 2:
+		copy(ppid, p.EncryptedPPID()[:256])
+	default:
+		copy(ppid, p.EncryptedPPID())
+	}
+	out := binary.LittleEndian.AppendUint16(append(ppid, p.CPUSVN[:]...), p.PCESVN)
+	return append(out, p.PCEID[:]...)
+}
+
+// WithKeyID makes a quote that names the platform's key instead of carrying its certificate.
+func (p *Platform) WithKeyID(kind uint16) func(*Quote) {
+	return func(q *Quote) {
+		q.CertType, q.CertData = kind, p.KeyID(kind)
+		copy(q.Header.UserData[:], p.PPID[:]) // id of the quoting enclave
+	}
 }
 
 // report returns the report of a quoting enclave of this machine, without report data.

@@ -1,6 +1,7 @@
 package fakevendor
 
 import (
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/pem"
 	"net/http"
@@ -16,13 +17,17 @@ func (i *Intel) PCS() http.Handler {
 	for tee, qe := range map[string]string{"sgx": "QE", "tdx": "TD_QE"} {
 		base := "GET /" + tee + "/certification/v4/"
 		mux.HandleFunc(base+"tcb", func(w http.ResponseWriter, r *http.Request) { i.serveTCB(w, r, strings.ToUpper(tee)) })
-		mux.HandleFunc(base+"qe/identity", func(w http.ResponseWriter, _ *http.Request) {
-			send(w, "application/json", "SGX-Enclave-Identity-Issuer-Chain", i.TCBChain(), i.Identity(qe))
+		mux.HandleFunc(base+"qe/identity", func(w http.ResponseWriter, r *http.Request) {
+			send(w, "application/json", "SGX-Enclave-Identity-Issuer-Chain", i.TCBChain(), i.Identity(qe, func(d *Identity) { d.EvaluationNumber = number(r) }))
 		})
 		mux.HandleFunc(base+"tcbevaluationdatanumbers", func(w http.ResponseWriter, _ *http.Request) {
 			send(w, "application/json", "TCB-Evaluation-Data-Numbers-Issuer-Chain", i.TCBChain(), i.EvaluationNumbers(strings.ToUpper(tee)))
 		})
 	}
+	mux.HandleFunc("GET /sgx/certification/v4/qve/identity", func(w http.ResponseWriter, r *http.Request) {
+		send(w, "application/json", "SGX-Enclave-Identity-Issuer-Chain", i.TCBChain(), i.Identity("QVE", func(d *Identity) { d.EvaluationNumber = number(r) }))
+	})
+	mux.HandleFunc("GET /sgx/certification/v4/pckcert", i.servePCK)
 	mux.HandleFunc("GET /sgx/certification/v4/pckcrl", i.servePCKCRL)
 	mux.HandleFunc("GET /sgx/certification/v4/rootcacrl", func(w http.ResponseWriter, _ *http.Request) {
 		send(w, "application/x-pem-file", "", nil, []byte(hex.EncodeToString(i.Root.CRL(i.now()))))
@@ -55,7 +60,40 @@ func (i *Intel) serveTCB(w http.ResponseWriter, r *http.Request, id string) {
 		w.WriteHeader(http.StatusNotFound)
 		return
 	}
-	send(w, "application/json", "TCB-Info-Issuer-Chain", i.TCBChain(), i.TCBInfo(p, id))
+	send(w, "application/json", "TCB-Info-Issuer-Chain", i.TCBChain(), i.TCBInfo(p, id, func(t *TCBInfo) { t.EvaluationNumber = number(r) }))
+}
+
+// number is the evaluation data number of the channel that is asked for.
+func number(r *http.Request) int {
+	if r.URL.Query().Get("update") == "early" {
+		return EvaluationNumber + 1
+	}
+	return EvaluationNumber
+}
+
+// servePCK answers with the certificate of a platform's key. Intel's service knows platforms by their encrypted PPID, a
+// caching one by the id of the quoting enclave; for a TCB without certificate the answer is that of another TCB, as
+// Intel's is.
+func (i *Intel) servePCK(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	for _, name := range []string{"cpusvn", "pcesvn", "pceid"} {
+		if _, err := hex.DecodeString(q.Get(name)); err != nil || q.Get(name) == "" {
+			w.WriteHeader(http.StatusBadRequest)
+			return
+		}
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	for _, p := range i.known {
+		if q.Get("encrypted_ppid") == hex.EncodeToString(p.EncryptedPPID()) || q.Get("qeid") == hex.EncodeToString(p.PPID[:]) {
+			w.Header().Set("SGX-TCBm", hex.EncodeToString(binary.LittleEndian.AppendUint16(p.CPUSVN[:], p.PCESVN)))
+			w.Header().Set("SGX-FMSPC", hex.EncodeToString(p.FMSPC[:]))
+			w.Header().Set("SGX-PCK-Certificate-CA-Type", p.CA)
+			send(w, "application/x-pem-file", "SGX-PCK-Certificate-Issuer-Chain", i.PCKChain(p.CA), PEM(p.PCK.Cert))
+			return
+		}
+	}
+	w.WriteHeader(http.StatusNotFound)
 }
 
 func (i *Intel) servePCKCRL(w http.ResponseWriter, r *http.Request) {

@@ -67,14 +67,15 @@ func (a *API) stream(r *request) (any, error) {
 }
 
 func (a *API) evidence(r *request) (any, error) {
-	if _, err := a.admitted(r); err != nil {
+	n, err := a.admitted(r)
+	if err != nil {
 		return nil, err
 	}
 	in, err := decode[api.Submission](r)
 	if err != nil {
 		return nil, err
 	}
-	return a.cfg.Appraiser.Submit(r.Context(), r.namespace, r.principal.Peer.Node, r.principal.Peer.SPKI, in)
+	return a.cfg.Appraiser.Submit(r.Context(), r.namespace, n, r.principal.Peer.SPKI, in)
 }
 
 func (a *API) renew(r *request) (any, error) {

@@ -251,7 +251,7 @@ func (a *API) resultView(r *request, id string, claims bool) (api.ResultView, er
 		}
 		out.Claims = map[rats.Format][]byte{}
 		for f, d := range rec.Claims {
-			if out.Claims[f], err = tx.Blobs().Get(d); err != nil {
+			if out.Claims[f], err = rec.Piece(tx, d); err != nil {
 				return fmt.Errorf("reading claims: %w", err)
 			}
 		}

@@ -2,12 +2,14 @@ package identity
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/assay-attest/assay/internal/store"
@@ -70,18 +72,24 @@ type Peer struct {
 }
 
 // Pins is the set of pinned CAs, more than one while a CA is being replaced: each stands at depth 1 (S08). It is
-// immutable and safe for concurrent use.
+// safe for concurrent use, and what it pins doesn't change.
 type Pins struct {
 	cas []*x509.Certificate
 	now func() time.Time
+
+	mu     sync.RWMutex
+	issued map[[sha256.Size]byte]*x509.Certificate // who signed a certificate, by its hash
 }
+
+// maxIssued bounds how many certificates' issuers are remembered: a signature is checked once, not with every request.
+const maxIssued = 1 << 16
 
 // NewPins reads the pinned CA certificates (DER). At least one is needed.
 func NewPins(cas [][]byte, now func() time.Time) (*Pins, error) {
 	if len(cas) == 0 || now == nil {
 		return nil, errors.New("pinning CAs: no CA or no clock")
 	}
-	p := &Pins{now: now}
+	p := &Pins{now: now, issued: map[[sha256.Size]byte]*x509.Certificate{}}
 	for i, der := range cas {
 		c, err := parseCA(der)
 		if err != nil {
@@ -151,12 +159,25 @@ func (p *Pins) Verify(chain []*x509.Certificate) (Peer, error) {
 
 // issuer returns the pinned CA that signed the leaf.
 func (p *Pins) issuer(leaf *x509.Certificate) (*x509.Certificate, error) {
+	sum := sha256.Sum256(leaf.Raw)
+	p.mu.RLock()
+	known := p.issued[sum]
+	p.mu.RUnlock()
+	if known != nil {
+		return known, nil
+	}
 	for _, ca := range p.cas {
 		if bytes.Equal(leaf.Raw, ca.Raw) || !bytes.Equal(leaf.RawIssuer, ca.RawSubject) {
 			continue
 		}
 		// Two CAs in rotation bear the same name: the signature decides.
 		if leaf.CheckSignatureFrom(ca) == nil {
+			p.mu.Lock()
+			if len(p.issued) >= maxIssued {
+				clear(p.issued)
+			}
+			p.issued[sum] = ca
+			p.mu.Unlock()
 			return ca, nil
 		}
 	}

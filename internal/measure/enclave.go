@@ -57,6 +57,7 @@ type Enclave struct {
 	signer   *ecdsa.PrivateKey
 	keys     []rats.BoundKey
 	busy     chan struct{} // holds a token while an order is run
+	senders  sealed.Senders
 	mu       sync.Mutex
 	sequence uint64
 }
@@ -162,7 +163,7 @@ func (e *Enclave) Run(ctx context.Context, manifest, order []byte) ([]byte, erro
 	if err != nil {
 		return nil, err
 	}
-	return plan.SealEvidence(o.Results, evidence)
+	return plan.SealEvidenceBy(&e.senders, o.Results, evidence)
 }
 
 func (e *Enclave) next() uint64 {

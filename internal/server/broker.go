@@ -53,7 +53,7 @@ func storedSet(tx store.Tx, rec store.Record, ds []*rats.Descriptor) (rats.Set, 
 		if !ok || rec.ClaimsVersion[d.ID] != d.ClaimsVersion {
 			continue // absent claims make a condition on them refuse
 		}
-		b, err := tx.Blobs().Get(digest)
+		b, err := rec.Piece(tx, digest)
 		if err != nil {
 			return set, fmt.Errorf("reading the claims of %s: %w", d.ID, err)
 		}

@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -57,6 +58,8 @@ type Settings struct {
 	// Collateral names the services that collateral may be fetched from: vendor ("intel", "amd") → base address, or
 	// "official". None, the default: nothing is fetched, and what was imported into the directory collateral/ is used.
 	Collateral map[string]string `json:"collateral,omitempty"`
+	// Update is the channel of Intel's documents: endorse.Standard, the default, or endorse.Early.
+	Update string `json:"collateral_update,omitempty"`
 }
 
 // RunOptions say how to run a server. Dir, Rand, Now and Log are required.
@@ -89,6 +92,9 @@ func Run(ctx context.Context, o RunOptions) error {
 		return fmt.Errorf("opening the server's keys: %w", err)
 	}
 	defer keys.Close()
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 	db, err := sqlite.Open(ctx, filepath.Join(o.Dir, dbFile), sqlite.Options{Now: o.Now, Logger: o.Log})
 	if err != nil {
 		return fmt.Errorf("opening the database: %w", err)
@@ -112,6 +118,9 @@ func Run(ctx context.Context, o RunOptions) error {
 	}
 	return serve(ctx, o, handler, tlsConfig, l)
 }
+
+// gcPercent trades memory for time: what a server keeps is small against what passes through it. GOGC overrides it.
+const gcPercent = 300
 
 func serve(ctx context.Context, o RunOptions, handler *httpapi.API, tlsConfig *tls.Config, l net.Listener) error {
 	srv := &http.Server{
@@ -191,7 +200,7 @@ func assemble(o RunOptions, settings Settings, keys *keyring.Keyring, db store.S
 func collateral(o RunOptions, s Settings) (*endorse.Cache, error) {
 	cfg := endorse.Config{
 		Now: o.Now, Rand: o.Rand, Dir: filepath.Join(o.Dir, collateralDir), Services: map[string]string{},
-		Roots: all.Roots(),
+		Roots: all.Roots(), Update: s.Update,
 	}
 	for vendor, service := range s.Collateral {
 		if service == "official" {

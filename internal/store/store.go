@@ -119,12 +119,13 @@ type Nodes interface {
 type Record struct {
 	Result        rats.Result                   `json:"result"`
 	Binding       rats.Binding                  `json:"binding"`
-	Evidence      map[rats.Format][]rats.Digest `json:"evidence"` // blobs: first the index (EvidenceIndex JSON), then body and parts
-	Claims        map[rats.Format]rats.Digest   `json:"claims"`   // blobs: the claims' JSON
+	Evidence      map[rats.Format][]rats.Digest `json:"evidence"` // pieces: first the index (EvidenceIndex JSON), then body and parts
+	Claims        map[rats.Format]rats.Digest   `json:"claims"`   // pieces: the claims' JSON
 	ClaimsVersion map[rats.Format]int           `json:"claims_version"`
 	Inputs        []rats.Digest                 `json:"inputs"` // blobs: endorsements (JSON of rats.Endorsement)
 	Params        map[rats.Format][]byte        `json:"params,omitempty"`
 	Epoch         int64                         `json:"epoch"`
+	Pack          Pack                          `json:"pack,omitempty"` // the smaller of these blobs: see Piece
 }
 
 // EvidenceIndex says how the blobs of one format make up its rats.Evidence again.

@@ -46,7 +46,7 @@ func TestStoredRecordVerifiesAndAppraisesAgain(t *testing.T) {
 			return err
 		}
 		for _, d := range rec.Inputs {
-			b, err := tx.Blobs().Get(d)
+			b, err := rec.Piece(tx, d)
 			if err != nil {
 				return err
 			}

@@ -123,6 +123,30 @@ func (i *Intel) CRLAt(a *Authority, from time.Time, revoked ...*x509.Certificate
 	return must(x509.CreateRevocationList(i.Rand, t, a.Cert, a.Key))
 }
 
+// EndlessCRL makes a revocation list that doesn't say when it ends.
+func (i *Intel) EndlessCRL(a *Authority) []byte {
+	list := must(x509.ParseRevocationList(i.CRL(a)))
+	var tbs struct {
+		Version    int `asn1:"optional,default:0"`
+		Alg        pkix.AlgorithmIdentifier
+		Issuer     asn1.RawValue
+		ThisUpdate time.Time
+		Next       time.Time                 `asn1:"optional"`
+		Revoked    []pkix.RevokedCertificate `asn1:"optional"`
+		Extensions []pkix.Extension          `asn1:"tag:0,optional,explicit"`
+	}
+	must(asn1.Unmarshal(list.RawTBSRevocationList, &tbs))
+	tbs.Next = time.Time{}
+	raw := must(asn1.Marshal(tbs))
+	digest := sha256.Sum256(raw)
+	sig := must(ecdsa.SignASN1(i.Rand, a.Key, digest[:]))
+	return must(asn1.Marshal(struct {
+		TBS asn1.RawValue
+		Alg pkix.AlgorithmIdentifier
+		Sig asn1.BitString
+	}{asn1.RawValue{FullBytes: raw}, tbs.Alg, asn1.BitString{Bytes: sig, BitLength: 8 * len(sig)}}))
+}
+
 // Document signs a document and wraps it as Intel's service does.
 func (i *Intel) Document(name string, body any) []byte {
 	raw := must(json.Marshal(body))

@@ -41,6 +41,16 @@ func (i *Intel) MachineOf(ca *Authority, change func(*x509.Certificate)) *Machin
 	return m
 }
 
+// KeyID returns certification data of types 1 to 3 that name a machine's key: made by Machine, not by MachineOf. The PPID
+// is zero, in the clear or for Intel's eyes.
+func KeyID(svn byte, pcesvn uint16) []byte {
+	out := make([]byte, 384)
+	for range 16 {
+		out = append(out, svn)
+	}
+	return append(binary.LittleEndian.AppendUint16(out, pcesvn), 0, 0)
+}
+
 // SGXBody returns the body of a production enclave.
 func SGXBody(reportData []byte) abi.ReportBody {
 	b := abi.ReportBody{MRENCLAVE: [32]byte{0xe0}, MRSIGNER: [32]byte{0x51}, ISVProdID: 7, ISVSVN: 3, Attributes: abi.Attributes{Flags: abi.FlagInit | abi.FlagMode64, XFRM: 3}}

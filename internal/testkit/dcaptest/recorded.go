@@ -207,3 +207,78 @@ func (c Case) Compare(t testing.TB, o Outcome) {
 		t.Errorf("%s: no fact %s", c.ID, k)
 	}
 }
+
+// Judge is how a format is put to recorded cases.
+type Judge struct {
+	Format rats.Format
+	Parse  func([]byte) (debug bool, err error)
+	Verify func([]byte, rats.Inputs) (rats.Verified, error)
+	Facts  func(rats.Claims) map[string]any
+	Rules  func(dcap.Rules) rats.Rules // with the platform's part given, whatever the measurement
+}
+
+// Run puts a format to all its recorded cases.
+func (j Judge) Run(t *testing.T) {
+	t.Helper()
+	cases := Cases(t, string(j.Format))
+	for _, c := range cases {
+		c.Compare(t, j.judge(t, c))
+	}
+	t.Logf("%d cases", len(cases))
+}
+
+func (j Judge) judge(t *testing.T, c Case) (o Outcome) {
+	b, in := c.Input(t), c.Inputs(t)
+	var err error
+	o.Debug, err = j.Parse(b)
+	o.Parsed = err == nil
+	verified, err := j.Verify(b, in)
+	if o.Genuine = err == nil; !o.Genuine {
+		if _, ok := rats.ReasonOf(err); !ok {
+			t.Errorf("%s: malfunction: %v", c.ID, err)
+		}
+		o.Why = err.Error()
+		return o
+	}
+	if claims, ok := verified.Claims.(interface {
+		TCBStatus() (string, []string, time.Time)
+	}); ok {
+		o.TCBStatus, o.Advisories, _ = claims.TCBStatus()
+	}
+	o.Facts = j.Facts(verified.Claims)
+	r := j.Rules(c.Rules())
+	if reasons := r.Lint(); len(reasons) > 0 {
+		t.Fatal(reasons)
+	}
+	reasons := r.Check(verified.Claims, nil, in.Now)
+	o.Accepted = rats.VerdictOf(rats.Worst(reasons), false).Exit == rats.ExitOK
+	for _, r := range reasons {
+		o.Why += r.String() + "\n"
+	}
+	return o
+}
+
+// CodeOf returns the code of a refusal; an error that is none fails the test.
+func CodeOf(t testing.TB, err error) rats.Code {
+	t.Helper()
+	if err == nil {
+		return ""
+	}
+	r, ok := rats.ReasonOf(err)
+	if !ok {
+		t.Fatalf("%v is not a refusal", err)
+	}
+	return r.Code
+}
+
+// Bound returns the binding of an exchange with one key, for evidence of a format.
+func Bound(t testing.TB, format rats.Format) rats.Binding {
+	t.Helper()
+	m := rats.Manifest{Purpose: rats.PurposeAttest, Namespace: "n", Node: "d", Verifier: rats.SHA256(), Nonce: make([]byte, 32), Instance: make([]byte, 16),
+		Keys: []rats.BoundKey{{Use: rats.KeyTLS, Public: []byte{1}}}, Formats: []rats.Format{format}}
+	b, err := m.Bind()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
