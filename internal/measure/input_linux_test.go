@@ -326,10 +326,7 @@ func (e endless) Stat(p []byte, _ bool) (Stat, rats.Code) {
 // Ten million files: a test of their contents ends at its limit, a check that looks at each keeps what it found only. The
 // heap stays far below the 100 MB an agent may have.
 func TestTenMillionFilesDoNotFillTheMemory(t *testing.T) {
-	files := uint64(10_000_000)
-	if testing.Short() {
-		files = 300_000
-	}
+	files := uint64(manyFiles)
 	var peak, calls atomic.Uint64
 	s := endless{files: files, setid: files - 7, peak: &peak, calls: &calls}
 	want(t, run1(t, s, plan.Limits{}, test(t, plan.KindDir, "/d")), "!limit.files")
