@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"unsafe"
 
 	"github.com/assay-attest/assay/enclave/sdk/boundary"
 	"github.com/assay-attest/assay/internal/measure"
@@ -17,7 +18,7 @@ const maxDescriptors = 256
 // Descriptors are numbered for this enclave alone, so that it reaches no file of the monitor's. Close must be called when
 // the enclave is gone: put both into Options.
 func Outside(s measure.System) (calls map[string]HostCall, closed func()) {
-	o := &outside{system: s, files: make(map[int32]int32)}
+	o := &outside{system: s, files: make(map[int32]int32), direct: make(map[int32]bool)}
 	return map[string]HostCall{
 		boundary.CallOpen: o.open, boundary.CallReadAt: o.readAt, boundary.CallStat: o.stat, boundary.CallList: o.list,
 		boundary.CallExec: o.exec, boundary.CallClose: o.close, boundary.CallFiles: o.several,
@@ -28,6 +29,7 @@ type outside struct {
 	system measure.System
 	mu     sync.Mutex
 	files  map[int32]int32 // the enclave's number → the system's
+	direct map[int32]bool  // files past the page cache, whose reads want aligned memory
 	next   int32
 }
 
@@ -84,7 +86,13 @@ func (o *outside) open(_ context.Context, in, out []byte) (int, error) {
 		return 0, failed(boundary.CallOpen, measure.CodeName.Code)
 	}
 	fd, code := o.system.Open(append([]byte(nil), r.Path...), r.Flags)
-	return o.opened(boundary.CallOpen, fd, code, out)
+	n, err := o.opened(boundary.CallOpen, fd, code, out)
+	if err == nil && r.Flags&measure.OpenDirect != 0 {
+		o.mu.Lock()
+		o.direct[fd] = true
+		o.mu.Unlock()
+	}
+	return n, err
 }
 
 func (o *outside) readAt(_ context.Context, in, out []byte) (int, error) {
@@ -93,13 +101,31 @@ func (o *outside) readAt(_ context.Context, in, out []byte) (int, error) {
 		return 0, err
 	}
 	n, code := 0, measure.CodeSystem.Code
-	if fd, ok := o.file(r.FD); ok {
+	if fd, ok := o.file(r.FD); ok && o.isDirect(fd) {
+		p := aligned(len(out))
+		n, code = o.system.ReadAt(fd, p, r.Offset)
+		copy(out, p[:max(n, 0)])
+	} else if ok {
 		n, code = o.system.ReadAt(fd, out, r.Offset)
 	}
 	if code != "" {
 		return 0, failed(boundary.CallReadAt, code)
 	}
 	return n, nil
+}
+
+func (o *outside) isDirect(fd int32) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.direct[fd]
+}
+
+// aligned returns memory for reads past the page cache: at most n bytes, a multiple of the alignment.
+func aligned(n int) []byte {
+	const align = measure.DirectAlign
+	b := make([]byte, n+align)
+	skip := -int(uintptr(unsafe.Pointer(unsafe.SliceData(b)))) & (align - 1)
+	return b[skip : skip+n/align*align]
 }
 
 func (o *outside) list(_ context.Context, in, out []byte) (int, error) {
@@ -219,6 +245,7 @@ func (o *outside) close(_ context.Context, in, _ []byte) (int, error) {
 	o.mu.Lock()
 	fd, ok := o.files[r.FD]
 	delete(o.files, r.FD)
+	delete(o.direct, fd)
 	o.mu.Unlock()
 	if ok {
 		o.system.Close(fd)

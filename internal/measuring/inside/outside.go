@@ -36,7 +36,8 @@ type ahead struct {
 	opened   bool
 
 	// Of a file that is too large for that: what was read of it last.
-	fd    int32
+	fd    int32 // its descriptor, if open
+	large bool  // it is open
 	at    int64
 	part  []byte
 	parts []byte // where it arrives
@@ -78,7 +79,7 @@ func (a *ahead) want(path []byte) [][]byte {
 			return a.expected[:min(len(a.expected), boundary.MaxFiles)]
 		}
 	}
-	return [][]byte{path}
+	return nil
 }
 
 func (o outside) Stat(path []byte, follow bool) (measure.Stat, rats.Code) {
@@ -88,14 +89,15 @@ func (o outside) Stat(path []byte, follow bool) (measure.Stat, rats.Code) {
 	}
 	again := a.told && len(a.files) > 0 && bytes.Equal(a.paths[0], path)
 	if !follow && !a.next(path) && !again && !a.never {
-		spend()
-		if a.room == nil {
-			a.room = make([]byte, aheadRoom)
+		if a.paths = a.want(path); a.paths != nil {
+			spend()
+			if a.room == nil {
+				a.room = make([]byte, aheadRoom)
+			}
+			var code rats.Code
+			a.files, code = o.Files(a.paths, a.room)
+			a.never = code == codeUnknown
 		}
-		var code rats.Code
-		a.paths = a.want(path)
-		a.files, code = o.Files(a.paths, a.room)
-		a.never = code == codeUnknown
 	}
 	if !follow && !again && len(a.files) > 0 && a.files[0].State != boundary.FileFailed {
 		a.told = true
@@ -112,7 +114,11 @@ func (o outside) Open(path []byte, flags uint32) (int32, rats.Code) {
 		return aheadFD, ""
 	}
 	spend()
-	return o.Outside.Open(path, flags)
+	fd, code := o.Outside.Open(path, flags)
+	if a := o.ahead; code == "" && flags == measure.OpenFile && a.told && bytes.Equal(a.paths[0], path) {
+		a.fd, a.large, a.part = fd, true, nil
+	}
+	return fd, code
 }
 
 func (o outside) ReadAt(fd int32, p []byte, off int64) (int, rats.Code) {
@@ -123,7 +129,11 @@ func (o outside) ReadAt(fd int32, p []byte, off int64) (int, rats.Code) {
 		}
 		return copy(p, a.files[0].Content[off:]), ""
 	}
-	if a.part == nil || a.fd != fd || off < a.at || off >= a.at+int64(len(a.part)) {
+	if !a.large || fd != a.fd {
+		spend()
+		return o.Outside.ReadAt(fd, p, off)
+	}
+	if off < a.at || off >= a.at+int64(len(a.part)) {
 		spend()
 		if a.parts == nil {
 			a.parts = make([]byte, aheadRoom)
@@ -133,7 +143,7 @@ func (o outside) ReadAt(fd int32, p []byte, off int64) (int, rats.Code) {
 		if code != "" || n == 0 {
 			return 0, code
 		}
-		a.fd, a.at, a.part = fd, off, a.parts[:n]
+		a.at, a.part = off, a.parts[:n]
 	}
 	return copy(p, a.part[off-a.at:]), ""
 }
@@ -156,6 +166,8 @@ func (o outside) Close(fd int32) {
 		}
 		return
 	}
-	a.part = nil
+	if fd == a.fd {
+		a.large, a.part = false, nil
+	}
 	o.Outside.Close(fd)
 }
