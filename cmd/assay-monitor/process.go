@@ -10,5 +10,5 @@ import (
 
 // process is what the program takes from its process: the real clock and randomness.
 func process() daemon.Env {
-	return daemon.Env{Args: os.Args[1:], Err: os.Stderr, Now: time.Now, Rand: rand.Reader}
+	return daemon.Env{Args: os.Args, Err: os.Stderr, Now: time.Now, Rand: rand.Reader}
 }

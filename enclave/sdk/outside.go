@@ -96,6 +96,48 @@ func parseStat(b []byte) Stat {
 	}
 }
 
+// FileHeadSize is how many bytes of the answer of Files precede each content.
+const FileHeadSize = 1 + 2*statSize
+
+// File is a file that was described and perhaps read.
+type File struct {
+	boundary.FileHead
+	Content []byte // with FileWhole: all of it, in the caller's buffer
+}
+
+// Files describes what paths name, not following symbolic links, and reads those that are small regular files, in one call:
+// Stat, Open, ReadAt, Stat and Close of each. The answer may end before the last path; there is at least one file in it.
+// An application may not offer this.
+func (Outside) Files(paths [][]byte, p []byte) ([]File, rats.Code) {
+	in := binary.LittleEndian.AppendUint32(nil, uint32(len(paths)))
+	for _, path := range paths {
+		in = appendBytes(in, path)
+	}
+	n, err := Exchange(boundary.CallFiles, in, p)
+	if err != nil {
+		return nil, codeOf(err)
+	}
+	var out []File
+	for rest := p[:n]; len(rest) > 0; {
+		if len(rest) < FileHeadSize || rest[0] > boundary.FileFailed || len(out) == len(paths) {
+			return nil, boundary.CodeMalformed.Code
+		}
+		f := File{FileHead: boundary.FileHead{State: rest[0], Before: parseStat(rest[1:]), After: parseStat(rest[1+statSize:])}}
+		rest = rest[FileHeadSize:]
+		if f.State == boundary.FileWhole {
+			if f.Before.Size < 0 || f.Before.Size > int64(len(rest)) {
+				return nil, boundary.CodeMalformed.Code
+			}
+			f.Content, rest = rest[:f.Before.Size:f.Before.Size], rest[f.Before.Size:]
+		}
+		out = append(out, f)
+	}
+	if len(out) == 0 {
+		return nil, boundary.CodeMalformed.Code
+	}
+	return out, ""
+}
+
 // Exec runs a command and returns a descriptor of its output.
 func (Outside) Exec(argv [][]byte, l plan.Limits) (int32, rats.Code) {
 	in, err := boundary.Encode(boundary.Exec{Argv: argv, Limits: l})

@@ -31,4 +31,7 @@ func TestOperationsAreEncodedAsTheBoundaryHasThem(t *testing.T) {
 	if err != nil || len(b) != statSize || parseStat(b) != st {
 		t.Errorf("%+v of %d bytes, %v", parseStat(b), len(b), err)
 	}
+	if b, err = boundary.Encode(boundary.FileHead{Before: st}); err != nil || len(b) != FileHeadSize || parseStat(b[1:]) != st {
+		t.Errorf("a head of %d bytes, %v", len(b), err)
+	}
 }

@@ -10,7 +10,7 @@ import (
 
 	"github.com/assay-attest/assay/api"
 	enclaves "github.com/assay-attest/assay/enclave"
-	"github.com/assay-attest/assay/internal/attester/plan"
+	"github.com/assay-attest/assay/internal/attesters"
 	"github.com/assay-attest/assay/internal/measure"
 	"github.com/assay-attest/assay/internal/measuring"
 	"github.com/assay-attest/assay/rats"
@@ -18,7 +18,7 @@ import (
 
 // enclave is what the agent needs of the measuring enclave.
 type enclave interface {
-	plan.Enclave
+	attesters.Runner
 	// Keys returns what a manifest binds of it; an enclave that was stopped is started anew, with other keys.
 	Keys(context.Context) ([]rats.BoundKey, error)
 	// OpenRelease opens a secret that was sealed to the enclave's hpke key for this node.

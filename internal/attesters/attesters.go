@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 
+	evlog "github.com/assay-attest/assay/evidence/eventlog"
 	"github.com/assay-attest/assay/evidence/snp"
 	"github.com/assay-attest/assay/evidence/tdx"
 	evtpm "github.com/assay-attest/assay/evidence/tpm"
@@ -23,11 +24,14 @@ import (
 	"github.com/assay-attest/assay/rats"
 )
 
+// Runner runs orders: the native enclave of package measure, or the one of package measuring.
+type Runner = plan.Enclave
+
 // Deps is what Attesters work with.
 type Deps struct {
 	TPM    *device.Device
 	AK     *device.AK
-	Plans  plan.Enclave     // what runs orders; nil: nothing does
+	Plans  Runner           // what runs orders; nil: nothing does
 	Quotes enclave.Source   // an enclave in a monitor; nil: there is none
 	Keeper enclave.Measured // what was measured with the monitor's key; nil with a simulated root
 	Root   fs.FS            // the machine's file tree, for what the kernel measured
@@ -57,9 +61,26 @@ func List(d Deps) []rats.Attester {
 		tsm.New(tsm.Config{
 			Descriptor: tdx.Describe(), MediaType: tdx.MediaType, Provider: tsm.ProviderTDX, Tree: d.TSM, Random: d.Rand,
 		}),
-		enclave.New(enclave.Config{Enclave: d.Quotes, Device: d.TPM, AK: d.AK, Measured: d.Keeper, Root: d.Root}),
+		enclave.New(enclave.Config{Enclave: d.Quotes, Device: d.TPM, AK: d.AK, Measured: d.Keeper, Root: d.Root, Firmware: bootEvents}),
 		plan.New(d.Plans),
 	}
+}
+
+// bootEvents returns the SHA-256 digests by which a boot event log extends a register.
+func bootEvents(b []byte, register int) ([][32]byte, error) {
+	const algSHA256, evNoAction = 0x000b, 3 // of the TCG
+	log, err := evlog.Parse(b, false)
+	if err != nil {
+		return nil, err
+	}
+	var out [][32]byte
+	for i := range log.Events {
+		e := &log.Events[i]
+		if sum := e.Sum(algSHA256); int(e.Register) == register && e.Type != evNoAction && len(sum) == 32 {
+			out = append(out, [32]byte(sum))
+		}
+	}
+	return out, nil
 }
 
 // Boot identifies the present boot as the platform's formats would. It is a claim of the agent: a server may let it lower

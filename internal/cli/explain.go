@@ -166,7 +166,7 @@ func slotText(t rats.Tier) string {
 
 // marksInWords says what the known marks mean.
 var marksInWords = map[string]string{
-	rats.MarkSimulated:   "nothing holds the key of the enclave that measured, or attests it: whoever is root on the node can make it say anything",
+	rats.MarkSimulated:   "the enclave that measured is an ordinary process, or its root key a file: whoever is root on the node can make it say anything",
 	rats.MarkTestKey:     "the enclave was signed with a published key: anybody can sign another one like it",
 	rats.MarkSoftwareTPM: "the TPM is a program: whoever runs it can copy its keys, replay its state and make its registers say anything",
 	rats.MarkDebug:       "the enclave or guest is open to a debugger: its memory can be read and changed",

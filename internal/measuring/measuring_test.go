@@ -86,7 +86,7 @@ func manifest(t testing.TB, keys []rats.BoundKey) (rats.Manifest, []byte) {
 	t.Helper()
 	m := rats.Manifest{
 		Purpose: rats.PurposeAttest, Namespace: namespace, Node: nodeID, Verifier: rats.SHA256([]byte("v")), Nonce: make([]byte, 32),
-		Instance: make([]byte, 32), Keys: keys, Formats: []rats.Format{"enclave", "plan"},
+		Instance: make([]byte, 32), Keys: keys, Formats: []rats.Format{"tpm", "plan"},
 	}
 	rand.Read(m.Nonce)
 	b, err := m.Encode()
@@ -160,6 +160,9 @@ func TestEnclaveMeasuresWhatTheNativeRunnerMeasures(t *testing.T) {
 	for i := range 70 { // more than there are running hashes
 		write(t, fmt.Sprintf("%s/f%02d", dir, i), bytes.Repeat([]byte{byte(i)}, i*5000))
 	}
+	for i, size := range []int{1 << 20, 3<<20 + 5} { // more than comes in one call
+		write(t, fmt.Sprintf("%s/large%d", dir, i), bytes.Repeat([]byte{byte(i + 1)}, size))
+	}
 	sys := measure.Restrict(measure.Local(), []string{dir}, nil)
 	s := newServer(t)
 	e := started(t, s, sys)
@@ -180,7 +183,7 @@ func TestEnclaveMeasuresWhatTheNativeRunnerMeasures(t *testing.T) {
 			t.Errorf("report %+v", r)
 		}
 		want, err := measure.Capture(t.Context(), sys, []plan.Test{test}, plan.Limits{})
-		if err != nil || len(want) != 70 {
+		if err != nil || len(want) != 72 {
 			t.Fatalf("%d outcomes, %v", len(want), err)
 		}
 		same := func(a, b plan.Outcome) bool { a.Nanos, b.Nanos = 0, 0; return fmt.Sprint(a) == fmt.Sprint(b) }
@@ -282,6 +285,41 @@ func TestSecretsOpenInside(t *testing.T) {
 	wantCode(t, "another version", err, sealed.CodeBox)
 }
 
+// restless is a machine whose every second description of a file is another one.
+type restless struct {
+	crowd
+	stats int64
+}
+
+func (r *restless) Stat(path []byte, follow bool) (measure.Stat, rats.Code) {
+	st, code := r.crowd.Stat(path, follow)
+	r.stats++
+	st.CTime = r.stats
+	return st, code
+}
+
+// A file that changes while it is read is seen to, whether it comes several at a time or alone.
+func TestChangedFilesAreSeenThroughTheBoundary(t *testing.T) {
+	s := newServer(t)
+	for _, size := range []int64{7, 2 << 20} { // the second: too large to be fetched ahead
+		e := started(t, s, &restless{crowd: crowd{files: 100, size: size}})
+		m, raw := manifest(t, keysOf(t, e))
+		box, err := e.Run(t.Context(), raw, s.order(t, m, dirTest(t, "sha256", "/d")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, got := s.open(t, box)
+		for _, o := range got {
+			if o.Err != measure.CodeChanged.Code {
+				t.Fatalf("size %d: outcome %+v, want %s", size, o, measure.CodeChanged.Code)
+			}
+		}
+		if len(got) != 100 {
+			t.Errorf("%d outcomes", len(got))
+		}
+	}
+}
+
 // An enclave that was stopped comes back with other keys; what was sealed to the old ones is lost.
 func TestStoppedEnclaveStartsAnewWithOtherKeys(t *testing.T) {
 	s := newServer(t)
@@ -314,7 +352,10 @@ func TestLargestPlanStaysWithinTheBudgets(t *testing.T) {
 	}
 	s := newServer(t)
 	sys := &crowd{files: measure.DefaultFiles}
-	e := started(t, s, sys)
+	e, err := start(t, s, sys, func(c *measuring.Config) { c.Load, c.Mode = measuring.InProcess(processes(t)), abi.ModeProcess })
+	if err != nil {
+		t.Fatal(err)
+	}
 	m, raw := manifest(t, keysOf(t, e))
 	begin := time.Now()
 	box, err := e.Run(t.Context(), raw, s.order(t, m, dirTest(t, "sha256", "/d")))

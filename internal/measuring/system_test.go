@@ -22,6 +22,7 @@ func write(t testing.TB, name string, b []byte) {
 // crowd is a machine with a directory /d of many files, each of which holds its own number.
 type crowd struct {
 	files  int
+	size   int64 // of each; 0: of what it holds
 	panics bool
 	after  int64 // reads, then call then
 	then   func()
@@ -58,7 +59,11 @@ func (c *crowd) ReadAt(fd int32, p []byte, off int64) (int, rats.Code) {
 }
 
 func (c *crowd) Stat(path []byte, _ bool) (measure.Stat, rats.Code) {
-	return measure.Stat{Mode: measure.ModeRegular | 0o644, Size: 7}, ""
+	size := c.size
+	if size == 0 {
+		size = 7
+	}
+	return measure.Stat{Mode: measure.ModeRegular | 0o644, Size: size}, ""
 }
 
 func (c *crowd) List(_ int32, cookie uint64, buf []byte) (int, rats.Code) {

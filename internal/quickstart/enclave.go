@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/assay-attest/assay/enclave"
 	"github.com/assay-attest/assay/enclave/abi"
@@ -73,7 +74,7 @@ func (r *run) startMonitor(ctx context.Context, s *Step) error {
 	if err := os.WriteFile(r.path("monitor.json"), config, 0o600); err != nil {
 		return err
 	}
-	if err := r.start("monitor", "enclave", "monitor", "--config", r.path("monitor.json")); err != nil {
+	if err := r.start("monitor", append(strings.Fields("enclave monitor --config"), r.path("monitor.json"))...); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, startLimit)

@@ -44,6 +44,9 @@ func ByMonitor(socket string) Measured {
 	}
 }
 
+// Firmware returns the SHA-256 digests by which a boot event log extends a register, in order.
+type Firmware func(log []byte, register int) ([][32]byte, error)
+
 // Config is what the Attester works with. Without an enclave it is never ready.
 type Config struct {
 	Enclave  Source
@@ -51,6 +54,7 @@ type Config struct {
 	AK       *tpm.AK
 	Measured Measured // not needed with a simulated root
 	Root     fs.FS    // the machine's file tree, for the logs of firmware and systemd
+	Firmware Firmware // reads the former
 }
 
 type attester struct{ c Config }
@@ -136,7 +140,7 @@ func (a attester) root(ctx context.Context, q abi.MonitorQuote, params evidence.
 	if err != nil {
 		return nil, err
 	}
-	events, err := explain([32]byte(quote.PCRs[abi.KeyPCR]), texts, a.c.Root)
+	events, err := explain([32]byte(quote.PCRs[abi.KeyPCR]), texts, a.c.Root, a.c.Firmware)
 	if err != nil {
 		return nil, err
 	}

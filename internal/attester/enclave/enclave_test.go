@@ -377,18 +377,23 @@ func TestLogsAreMergedByTheQuotedValue(t *testing.T) {
 		if root == nil {
 			root = fstest.MapFS{}
 		}
-		got, err := explain(replay([32]byte{}, c.want), keeperTexts, root)
+		got, err := explain(replay([32]byte{}, c.want), keeperTexts, root, nil)
 		if err != nil || replay([32]byte{}, got) != replay([32]byte{}, c.want) || len(got) != len(c.want) {
 			t.Errorf("%s: %v, %v", name, got, err)
 		}
 	}
-	if _, err := explain([32]byte{1}, keeperTexts, nil); !errors.Is(err, errLog) {
+	booted := fstest.MapFS{pathFirmware: {Data: []byte("log")}}
+	stub := func([]byte, int) ([][32]byte, error) { return [][32]byte{own1.Digest}, nil }
+	if got, err := explain(replay([32]byte{}, append([]abi.Event{own1}, own...)), keeperTexts, booted, stub); err != nil || len(got) != len(own)+1 {
+		t.Errorf("with a firmware's log: %v, %v", got, err)
+	}
+	if _, err := explain([32]byte{1}, keeperTexts, nil, nil); !errors.Is(err, errLog) {
 		t.Errorf("a register with another value: %v", err)
 	}
 	for name, b := range map[string][]byte{
 		pathSystemd: []byte("\x1e{"), pathFirmware: []byte("no event log"),
 	} {
-		if _, err := explain([32]byte{}, nil, fstest.MapFS{name: {Data: b}}); err == nil {
+		if _, err := explain([32]byte{}, nil, fstest.MapFS{name: {Data: b}}, func([]byte, int) ([][32]byte, error) { return nil, errors.New("rubbish") }); err == nil {
 			t.Errorf("%s: rubbish was accepted", name)
 		}
 	}

@@ -12,7 +12,6 @@ import (
 	"slices"
 
 	"github.com/assay-attest/assay/enclave/abi"
-	"github.com/assay-attest/assay/evidence/eventlog"
 )
 
 // Where the logs of others are that extend abi.KeyPCR, from the root of the file system.
@@ -36,11 +35,11 @@ var errLog = fmt.Errorf("the logs of firmware, systemd and root keeper don't yie
 // explain returns the events that yield the register's value. Boot loader and stub extended it first, by the firmware's log;
 // then came systemd's phases, and among them, at a place that no log tells, what the keeper measured. What systemd extended
 // after the quote is left out.
-func explain(value [32]byte, keeper []string, root fs.FS) ([]abi.Event, error) {
+func explain(value [32]byte, keeper []string, root fs.FS, firmware Firmware) ([]abi.Event, error) {
 	if root == nil {
 		root = none{}
 	}
-	first, err := firmwareEvents(root)
+	first, err := firmwareEvents(root, firmware)
 	if err != nil {
 		return nil, err
 	}
@@ -109,29 +108,20 @@ func readLog(root fs.FS, path string, most int64) ([]byte, error) {
 	return b, nil
 }
 
-// Numbers of the TCG's that are needed here.
-const (
-	algSHA256  = 0x000b
-	evNoAction = 3
-)
-
 // firmwareEvents are the register's events in the log of firmware and boot loader. A machine without such a log is one that
 // has extended nothing: if not, the replay shows it.
-func firmwareEvents(root fs.FS) ([]abi.Event, error) {
+func firmwareEvents(root fs.FS, firmware Firmware) ([]abi.Event, error) {
 	b, err := readLog(root, pathFirmware, maxFirmware)
-	if err != nil || len(b) == 0 {
+	if err != nil || len(b) == 0 || firmware == nil {
 		return nil, err
 	}
-	log, err := eventlog.Parse(b, false)
+	sums, err := firmware(b, abi.KeyPCR)
 	if err != nil {
 		return nil, fmt.Errorf("reading /%s: %w", pathFirmware, err)
 	}
-	var out []abi.Event
-	for i := range log.Events {
-		e := &log.Events[i]
-		if sum := e.Sum(algSHA256); e.Register == abi.KeyPCR && e.Type != evNoAction && len(sum) == sha256.Size {
-			out = append(out, abi.Event{Digest: [32]byte(sum)})
-		}
+	out := make([]abi.Event, len(sums))
+	for i, sum := range sums {
+		out[i].Digest = sum
 	}
 	return out, nil
 }

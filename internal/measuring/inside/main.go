@@ -72,7 +72,7 @@ func doStart(in entry.Setup) (out entry.Born, err error) {
 	// Near the end of the heap memory is worth more than time.
 	debug.SetMemoryLimit(entry.Heap * 3 / 4)
 	e, err := measure.NewEnclave(measure.Config{
-		System: outside{}, Rand: random{}, Now: sdk.Now, PlanSigner: append([]byte(nil), in.PlanSigner...),
+		System: outside{ahead: &ahead{}}, Rand: random{}, Now: sdk.Now, PlanSigner: append([]byte(nil), in.PlanSigner...),
 		Namespace: in.Namespace, Node: in.Node, Workers: 1, Backend: plan.BackendEnclave, Hash: newHash,
 	})
 	if err != nil {

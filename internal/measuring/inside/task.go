@@ -10,8 +10,6 @@ import (
 	"github.com/assay-attest/assay/enclave/sdk"
 	"github.com/assay-attest/assay/internal/measure"
 	"github.com/assay-attest/assay/internal/measuring/entry"
-	"github.com/assay-attest/assay/plan"
-	"github.com/assay-attest/assay/rats"
 )
 
 // task is a run. It goes on in calls of step, each of which lets it make a number of OCALLs.
@@ -107,35 +105,6 @@ func spend() {
 	}
 	t.rest <- struct{}{}
 	<-t.turn
-}
-
-// outside is the machine as the monitor's OCALLs show it.
-type outside struct{ sdk.Outside }
-
-func (o outside) Open(path []byte, flags uint32) (int32, rats.Code) {
-	spend()
-	return o.Outside.Open(path, flags)
-}
-
-func (o outside) ReadAt(fd int32, p []byte, off int64) (int, rats.Code) {
-	spend()
-	return o.Outside.ReadAt(fd, p, off)
-}
-
-func (o outside) Stat(path []byte, follow bool) (measure.Stat, rats.Code) {
-	spend()
-	st, code := o.Outside.Stat(path, follow)
-	return measure.Stat(st), code
-}
-
-func (o outside) List(fd int32, cookie uint64, buf []byte) (int, rats.Code) {
-	spend()
-	return o.Outside.List(fd, cookie, buf)
-}
-
-func (o outside) Exec(argv [][]byte, l plan.Limits) (int32, rats.Code) {
-	spend()
-	return o.Outside.Exec(argv, l)
 }
 
 // free are running hashes of the monitor's that are not in use.

@@ -8,7 +8,6 @@ import (
 	"io"
 	"path/filepath"
 	"slices"
-	"time"
 
 	"github.com/assay-attest/assay/enclave"
 	"github.com/assay-attest/assay/enclave/abi"
@@ -35,12 +34,12 @@ type Config struct {
 	Debug   []rats.Digest `json:"debug,omitempty"`   // exact MRENCLAVEs that may run with DEBUG
 	Modes   []string      `json:"modes"`             // inline, process
 
-	Cache       string        `json:"cache,omitempty"`        // directory of compiled modules; empty: memory only
-	Memory      uint64        `json:"memory,omitempty"`       // bytes of an enclave's heap
-	Seconds     time.Duration `json:"seconds,omitempty"`      // of one call
-	OCalls      int           `json:"ocalls,omitempty"`       // of one call
-	MaxEnclaves int           `json:"max_enclaves,omitempty"` // of one connection
-	MaxImage    int           `json:"max_image,omitempty"`    // bytes
+	Cache       string `json:"cache,omitempty"`        // directory of compiled modules; empty: memory only
+	Memory      uint64 `json:"memory,omitempty"`       // bytes of an enclave's heap
+	Seconds     int    `json:"seconds,omitempty"`      // of one call
+	OCalls      int    `json:"ocalls,omitempty"`       // of one call
+	MaxEnclaves int    `json:"max_enclaves,omitempty"` // of one connection
+	MaxImage    int    `json:"max_image,omitempty"`    // bytes
 }
 
 // Root says where the monitor's key comes from: one of the two.
@@ -103,7 +102,7 @@ func (c *Config) check() error {
 	case len(c.Modes) == 0:
 		return bad("modes", "inline, process", "none")
 	case c.Seconds < 0 || c.Seconds > maxSeconds:
-		return bad("seconds", fmt.Sprintf("0 to %d", maxSeconds), int64(c.Seconds))
+		return bad("seconds", fmt.Sprintf("0 to %d", maxSeconds), c.Seconds)
 	case c.OCalls < 0 || c.MaxEnclaves < 0 || c.MaxImage < 0 || c.MaxImage > DefaultImage:
 		return bad("ocalls, max_enclaves, max_image", fmt.Sprintf("none below 0, an image up to %d", DefaultImage), fmt.Sprint(c.OCalls, c.MaxEnclaves, c.MaxImage))
 	}

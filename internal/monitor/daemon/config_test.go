@@ -117,7 +117,7 @@ func TestSimulatedRootIsKeptAndMarked(t *testing.T) {
 func TestProgramSaysWhatItLacks(t *testing.T) {
 	var out bytes.Buffer
 	env := Env{Err: &out, Now: time.Now, Rand: rand.Reader}
-	for _, args := range [][]string{nil, {"walk"}, {"run", "--config", "/nonexistent"}, {"run", "--flag"}} {
+	for _, args := range [][]string{nil, {"m", "walk"}, {"m", "run", "--config", "/nonexistent"}, {"m", "run", "--flag"}} {
 		env.Args = args
 		if code := Main(context.Background(), env); code != 1 {
 			t.Errorf("%q: exit code %d", args, code)

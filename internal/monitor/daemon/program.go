@@ -26,7 +26,7 @@ import (
 
 // Env is what the program takes from its process.
 type Env struct {
-	Args []string // without the program's name
+	Args []string // with the program's name
 	Err  io.Writer
 	Now  func() time.Time
 	Rand io.Reader
@@ -36,12 +36,16 @@ type Env struct {
 //
 //	run [--config FILE]
 func Main(ctx context.Context, env Env) int {
+	if monitor.IsChild(env.Args) { // this process runs one enclave
+		fmt.Fprintln(env.Err, monitor.Child(env.Rand, env.Now))
+		return 1
+	}
 	flags := flag.NewFlagSet("run", flag.ContinueOnError)
 	flags.SetOutput(env.Err)
 	file := flags.String("config", DefaultConfig, "configuration")
 	err := errors.New("expected run")
-	if len(env.Args) > 0 && env.Args[0] == "run" {
-		if err = flags.Parse(env.Args[1:]); err == nil {
+	if len(env.Args) > 1 && env.Args[1] == "run" {
+		if err = flags.Parse(env.Args[2:]); err == nil {
 			err = Run(ctx, *file, env)
 		}
 	}
@@ -121,7 +125,7 @@ func newMonitor(ctx context.Context, c Config, root *keyring, env Env, log *slog
 	}
 	mc := monitor.Config{
 		Key: root.key, Platform: root.platform, Policy: c.policy(), Compiler: compiler, Rand: env.Rand, Now: env.Now, Log: log, Debug: env.Err,
-		Budget: monitor.Budget{Memory: c.Memory, Time: c.Seconds * time.Second, OCalls: c.OCalls},
+		Budget: monitor.Budget{Memory: c.Memory, Time: time.Duration(c.Seconds) * time.Second, OCalls: c.OCalls},
 		Quote: func(_ context.Context, body abi.ReportBody) ([]byte, error) {
 			q, err := enclave.Quote(env.Rand, body, root.signing)
 			return q.Bytes(), err
