@@ -123,7 +123,7 @@ var nodeRoutes = []Route{
 		Out: api.AKCertificateList{}, Summary: "List certificates of attestation keys, and those that were revoked", handle: (*API).akList},
 	{Method: http.MethodDelete, Pattern: ns + "/ak-certificates/{serial}", Verb: "ak.revoke", Who: admins, Time: shortTime,
 		Summary: "Revoke a certificate of an attestation key", handle: (*API).akRevoke},
-	{Method: http.MethodGet, Pattern: ns + "/ak.crl", Verb: "ak.crl", Who: anybody, Time: shortTime,
+	{Method: http.MethodGet, Pattern: ns + "/ak.crl", Verb: "public.ak-crl", Who: anybody, Time: shortTime,
 		Summary: "The revoked certificates of attestation keys (RFC 5280 CRL, DER)", handle: (*API).akRevoked},
 }
 
