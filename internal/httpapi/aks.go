@@ -1,8 +1,11 @@
 package httpapi
 
 import (
+	"slices"
+
 	"github.com/assay-attest/assay/api"
 	"github.com/assay-attest/assay/internal/identity"
+	"github.com/assay-attest/assay/rats"
 )
 
 // shown is a node as the caller may see it: relying parties see nothing that tells its hardware elsewhere (R117).
@@ -16,6 +19,7 @@ func (r *request) shown(n api.Node) api.Node {
 func (r *request) shownResult(v api.ResultView) api.ResultView {
 	if r.principal.Kind != Admin {
 		v.Reasons = identity.ReasonsForReaders(v.Reasons)
+		v.Keys = slices.DeleteFunc(slices.Clone(v.Keys), func(k rats.BoundKey) bool { return k.Use == rats.KeyAK })
 	}
 	return v
 }
