@@ -63,6 +63,7 @@ type Tx interface {
 	Audit() Audit
 	Streams() Streams
 	Purges() Purges
+	Shelf() Shelf
 }
 
 // Cluster is what a Store adds that several servers share. Servers are told apart by leases in database time: one that
