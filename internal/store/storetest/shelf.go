@@ -11,7 +11,9 @@ import (
 // shelfKeeps: items are found by kind and id, listed by prefix in pages, replaced and deleted.
 func shelfKeeps(t *testing.T, s store.Store) {
 	p := s.In("one")
-	item := func(kind, id, doc string) store.Item { return store.Item{Kind: kind, ID: id, Doc: json.RawMessage(doc)} }
+	item := func(kind, id, doc string) store.Item {
+		return store.Item{Kind: kind, ID: id, Doc: json.RawMessage(doc)}
+	}
 	update(t, p, func(tx store.Tx) error {
 		var errs []error
 		for _, i := range []store.Item{item("hook", "b", "2"), item("hook", "a", "1"), item("dead", "a/2", "{}"), item("dead", "a/1", "{}"), item("dead", "b%/1", "{}")} {
