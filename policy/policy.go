@@ -42,6 +42,8 @@ type Policy struct {
 	links          []rats.Link
 	sections       []section // needs first
 	rules          []rule
+	on             []string
+	actions        []Action
 	env            *environment
 	warnings       []rats.Reason
 	memo           *memo
