@@ -40,7 +40,7 @@ var Codes = []rats.CodeInfo{
 	CodeTokenForged, CodeTokenExpired, CodeTokenOther, CodeTokenSpent, CodePolicyChanged, CodeStepOrder,
 	CodeManifestMalformed, CodeManifestField, CodeManifestNonce, CodeManifestPeer, CodeManifestFormats,
 	CodeManifestSigner, CodeManifestKey, CodeManifestExtra, CodeSealedMalformed, CodeSealedRequired, CodeNodeUnknown,
-	CodeNotConnected, CodeSuperseded, CodeCutOff, CodeMalfunction,
+	CodeNotConnected, CodeWishRate, CodeWishUnwanted, CodeSuperseded, CodeCutOff, CodeMalfunction,
 }
 
 // judgement is one submission on its way through verification.

@@ -95,7 +95,7 @@ func Step(a policy.Action, s store.Acting, holds, result bool, at time.Time) (ne
 	if s.Fired.IsZero() {
 		return store.Acting{}, false, false
 	}
-	if s.Gone == 0 {
+	if s.Away.IsZero() {
 		s.Away = at
 	}
 	if result {
