@@ -85,7 +85,7 @@ var local = Settings{AllowHTTP: true, AllowNetworks: []string{"127.0.0.0/8", "::
 
 func newWorld(t *testing.T, s Settings) *world {
 	t.Helper()
-	db, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "db"), sqlite.Options{})
+	db, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "db"), sqlite.Options{Now: time.Now})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,7 +107,9 @@ func (w *world) dispatcher(s Settings, c store.Cluster) *Dispatcher {
 	w.Helper()
 	d, err := New(Config{
 		Store: w.db, Cluster: c, Keys: w.keys, Signer: w.keys.Verifier(), Now: time.Now, Rand: rand.Reader, Log: slog.New(slog.DiscardHandler),
-		Policy: func(context.Context, string, store.Node) ([]policy.Action, rats.Ref, error) { return nil, rats.Ref{}, nil },
+		Policy: func(context.Context, string, store.Node) ([]policy.Action, rats.Ref, error) {
+			return nil, rats.Ref{}, nil
+		},
 	}, s)
 	if err != nil {
 		w.Fatal(err)
@@ -256,7 +258,10 @@ func TestWhatCannotBeDeliveredBecomesADeadLetterAndCanBeSentAgain(t *testing.T) 
 	if len(dead.Letters) != 1 || dead.Next != dead.Letters[0].Seq || dead.Letters[0].Problem != CodeStatus.Code || dead.Letters[0].Attempts != refusals {
 		t.Fatalf("%+v", dead)
 	}
-	w.update(func(tx store.Tx) error { _, err := w.d.Redeliver(tx, "admin:a", h.ID, []int64{dead.Letters[0].Seq}); return err })
+	w.update(func(tx store.Tx) error {
+		_, err := w.d.Redeliver(tx, "admin:a", h.ID, []int64{dead.Letters[0].Seq})
+		return err
+	})
 	w.until("one letter sent", func() bool { return w.hook().Dead == 1 })
 	w.update(func(tx store.Tx) error { _, err := w.d.Redeliver(tx, "admin:a", h.ID, nil); return err })
 	w.until("all letters sent", func() bool { return w.hook().Dead == 0 })
@@ -302,11 +307,13 @@ func TestHostileReceiversAreContained(t *testing.T) {
 		answer func(int, http.ResponseWriter, *http.Request)
 		want   rats.CodeInfo
 	}{
-		"redirect": {func(_ int, w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, secretSpot.URL, http.StatusTemporaryRedirect) }, CodeRedirect},
-		"refusal":  {func(_ int, w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) }, CodeStatus},
-		"error":    {func(_ int, w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) }, CodeStatus},
-		"hang":     {func(_ int, _ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, CodeTimeout},
-		"cut":      {func(_ int, _ http.ResponseWriter, _ *http.Request) { panic(http.ErrAbortHandler) }, CodeUnreachable},
+		"redirect": {func(_ int, w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, secretSpot.URL, http.StatusTemporaryRedirect)
+		}, CodeRedirect},
+		"refusal": {func(_ int, w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) }, CodeStatus},
+		"error":   {func(_ int, w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) }, CodeStatus},
+		"hang":    {func(_ int, _ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, CodeTimeout},
+		"cut":     {func(_ int, _ http.ResponseWriter, _ *http.Request) { panic(http.ErrAbortHandler) }, CodeUnreachable},
 		"headers": {func(_ int, w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("X", strings.Repeat("x", 2*maxAnswerHead))
 		}, CodeUnreachable},
