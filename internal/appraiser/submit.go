@@ -261,7 +261,7 @@ func (a *Appraiser) verify(ctx context.Context, j *judgement) error {
 		}
 	}
 	for _, f := range j.active.Planned() {
-		p, err := planOf(j.ch, j.view, j.active)
+		p, err := a.planOf(j.ch, j.view, j.active)
 		if err != nil {
 			return err
 		}

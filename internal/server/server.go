@@ -205,7 +205,7 @@ func assemble(o RunOptions, settings Settings, keys *keyring.Keyring, db store.S
 	ap := appraiser.New(appraiser.Config{
 		Cluster: cluster, Takeover: takeover,
 		Store: db, Engine: engine, Refs: views, Tokens: keys.Tokens(), Results: keys.Results(),
-		PlanSigner: keys.PlanSigner(), PlanSPKI: keys.PlanSignerSPKI(), Verifier: keys.VerifierID(), Collateral: vendors,
+		PlanSigner: keys.PlanSigner(), PlanSPKI: keys.PlanSignerSPKI(), Verifier: keys.VerifierID(), Collateral: vendors, Derive: keys.Derive,
 		Now: o.Now, Rand: o.Rand, Log: o.Log, TTL: o.ChallengeTTL,
 	})
 	joiner, err := identity.NewJoiner(identity.Config{
