@@ -169,3 +169,19 @@ func TestHyperEnclaveQuotesAreGenuineAndNotAccepted(t *testing.T) {
 		t.Errorf("%+v", j)
 	}
 }
+
+// A boot log and systemd's behind it are judged together.
+func TestLogThatGoesOnIsGivenToTheBootLog(t *testing.T) {
+	for _, o := range Offline() {
+		if o.Descriptor().ID != "eventlog" {
+			continue
+		}
+		const log = "\x1e{\"pcr\":11,\"digests\":[{\"hashAlg\":\"md5\",\"digest\":\"00\"}]}\n"
+		e, _, err := o.Prepare(appraise.Given{Body: []byte("x"), Beside: map[string][]byte{appraise.BesideLog: []byte(log)}})
+		if err != nil || len(e.Parts) != 1 || string(e.Parts[0].Data) != log {
+			t.Errorf("%+v, %v", e, err)
+		}
+		return
+	}
+	t.Fatal("there is no such format")
+}

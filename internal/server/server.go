@@ -59,13 +59,13 @@ type Settings struct {
 	// Collateral names the services that collateral may be fetched from: vendor ("intel", "amd") → base address, or
 	// "official". None, the default: nothing is fetched, and what was imported into the directory collateral/ is used.
 	Collateral map[string]string `json:"collateral,omitempty"`
-	// Update is the channel of Intel's documents: endorse.Standard, the default, or endorse.Early.
-	Update string `json:"collateral_update,omitempty"`
 	// Database is the address of the database that several servers share, without password; empty: a file of this server's.
 	Database  string    `json:"database,omitempty"`
 	Retention Retention `json:"retention,omitzero"`
 	// Notify is what webhooks and actions may do.
 	Notify notify.Settings `json:"notify,omitzero"`
+	// Update is the channel of Intel's documents: endorse.Standard, the default, or endorse.Early.
+	Update string `json:"collateral_update,omitempty"`
 }
 
 // RunOptions say how to run a server. Dir, Rand, Now and Log are required.
@@ -81,6 +81,8 @@ type RunOptions struct {
 	Ready    func(addr string) // called once it listens
 	// ChallengeTTL bounds the life of a challenge; zero: 30 s, at most 60 s (S02).
 	ChallengeTTL time.Duration
+	// Lease is for how long a shared database counts this server as alive when it hears nothing of it; zero: 6 s.
+	Lease time.Duration
 }
 
 // shutdownGrace is how long requests in flight may take when the server stops.
@@ -109,12 +111,15 @@ func Run(ctx context.Context, o RunOptions) error {
 		}
 		settings.Database = o.Database
 	}
-	db, err := openDatabase(ctx, o.Dir, settings.Database, o.Rand, o.Now, o.Log)
+	if o.Lease <= 0 {
+		o.Lease = lease
+	}
+	db, err := openDatabase(ctx, o.Dir, settings.Database, o.Rand, o.Now, o.Log, o.Lease)
 	if err != nil {
 		return fmt.Errorf("opening the database: %w", err)
 	}
 	defer db.Close()
-	if cluster, _ := clusterOf(db); cluster != nil {
+	if cluster, ok := db.(store.Cluster); ok {
 		o.Now = cluster.Now // all servers go by the database's clock
 	}
 	if err := db.Migrate(ctx); err != nil {
@@ -178,14 +183,6 @@ func serve(ctx context.Context, o RunOptions, handler *httpapi.API, tlsConfig *t
 }
 
 // assemble builds the API over keys and database.
-// clusterOf returns the cluster a database makes, if it does, and how long its servers need to take over.
-func clusterOf(db store.Store) (store.Cluster, time.Duration) {
-	if c, ok := db.(store.Cluster); ok {
-		return c, Takeover
-	}
-	return nil, 0
-}
-
 func assemble(o RunOptions, settings Settings, keys *keyring.Keyring, db store.Store, vendors *endorse.Cache,
 	views *refs.Cache, telling *notify.Dispatcher) (*httpapi.API, *appraiser.Appraiser, *tls.Config, error) {
 	caDER, err := readCA(o.Dir)
@@ -201,13 +198,15 @@ func assemble(o RunOptions, settings Settings, keys *keyring.Keyring, db store.S
 		return nil, nil, nil, fmt.Errorf("pinning the CA: %w", err)
 	}
 	engine := appraise.New(all.Verifiers()...)
-	cluster, takeover := clusterOf(db)
-	ap := appraiser.New(appraiser.Config{
-		Cluster: cluster, Takeover: takeover,
+	cfg := appraiser.Config{
 		Store: db, Engine: engine, Refs: views, Tokens: keys.Tokens(), Results: keys.Results(),
 		PlanSigner: keys.PlanSigner(), PlanSPKI: keys.PlanSignerSPKI(), Verifier: keys.VerifierID(), Collateral: vendors, Derive: keys.Derive,
 		Now: o.Now, Rand: o.Rand, Log: o.Log, TTL: o.ChallengeTTL,
-	})
+	}
+	if c, ok := db.(store.Cluster); ok {
+		cfg.Cluster, cfg.Takeover = c, takeover(o.Lease)
+	}
+	ap := appraiser.New(cfg)
 	joiner, err := identity.NewJoiner(identity.Config{
 		Keys: keys.Tokens(), CA: ca, Pins: pins, Now: o.Now, Rand: o.Rand, VerifierID: keys.VerifierID(), PlanSigner: keys.PlanSignerSPKI(),
 		Vouch: vouch(db, views, o.Now),
