@@ -105,16 +105,20 @@ func (s *scene) must(err error) {
 // answer attests whenever the machine is challenged.
 func (s *scene) answer(ctx context.Context) {
 	for ctx.Err() == nil {
-		c, err := s.m.Challenge(ctx)
-		if err == nil {
-			_, _ = s.m.Attest(ctx, c)
+		for e, err := range s.m.Stream(ctx) {
+			if err != nil {
+				break
+			}
+			if e.Challenge != nil {
+				_, _ = s.m.Attest(ctx, *e.Challenge)
+			}
 		}
 	}
 }
 
 func (s *scene) until(want rats.State) {
 	s.Helper()
-	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		st, err := s.admin.Status(s.Context(), s.m.Joined.Node)
 		s.must(err)
 		if st.State == want {

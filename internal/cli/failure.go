@@ -32,10 +32,6 @@ var (
 		Code: "cli.file.unusable", Title: "a file that was named is not usable",
 		Hint: "check its path, owner and content",
 	}
-	CodeDelivery = rats.CodeInfo{
-		Code: "cli.webhook.failed", Title: "the webhook did not take the delivery",
-		Hint: "the code under 'seen' says why; docs/events.md lists what receivers must do",
-	}
 	CodeFileMode = rats.CodeInfo{
 		Code: "cli.file.mode", Title: "a file with a secret is readable by others",
 		Hint: "chmod 600 it; if others may have read it, replace the secret",
@@ -47,7 +43,7 @@ var (
 )
 
 // Codes lists every code of this package.
-var Codes = []rats.CodeInfo{CodeUsage, CodeNoServer, CodeConfig, CodeFile, CodeFileMode, CodeTimeout, CodeDelivery}
+var Codes = []rats.CodeInfo{CodeUsage, CodeNoServer, CodeConfig, CodeFile, CodeFileMode, CodeTimeout}
 
 // verdictError ends a command whose output was printed and whose exit code is a verdict.
 type verdictError struct{ exit int }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/assay-attest/assay/api"
 	"github.com/assay-attest/assay/client"
+	"github.com/assay-attest/assay/rats"
 )
 
 // maxHookSecret is more than the server accepts, so that it is the server who refuses.
@@ -119,7 +120,7 @@ func (a *app) webhookTestCmd() *cobra.Command {
 			}); err != nil || t.Reason == nil {
 				return err
 			}
-			return CodeDelivery.Bad(args[0], t.Reason.Expected, string(t.Reason.Code)+": "+t.Reason.Seen)
+			return &rats.BadEvidence{Reason: *t.Reason}
 		},
 	}
 }
