@@ -253,6 +253,8 @@ type Node struct {
 	Policy     *rats.Ref                        `json:"policy,omitempty"`
 	EK         rats.Digest                      `json:"ek,omitzero"`
 	CreatedAt  time.Time                        `json:"created_at"`
+	Quarantine *Quarantine                      `json:"quarantine,omitempty"` // until an administrator lifts it
+	Withheld   string                           `json:"withheld,omitempty"`   // the policy's action that keeps secrets from it
 }
 
 // NodeList is GET …/nodes?after=NAME&limit=N.

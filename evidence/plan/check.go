@@ -36,7 +36,7 @@ var (
 // Codes lists what this package refuses with, those of package plan that its evidence can yield included.
 var Codes = append(slices.Clone(plan.Codes),
 	CodeProfile, CodeParams, CodeUnvouched, CodeKey, CodePlanSigner, CodeNonce, CodeManifest, CodePlan, CodeSequence, CodeTests, CodeStray,
-	CodeNoTests, CodeName, CodeScope, CodeAlg, CodeJudge, CodeReference, CodeSeverity, CodeLimits,
+	CodeNoTests, CodeName, CodeScope, CodeAlg, CodeJudge, CodeReference, CodeSeverity, CodeLimits, CodeSample, CodeSampleSize, CodeCoverage,
 	CodeChanged, CodeUnknown, CodeUnreadable, CodeMissing, CodeDenied, CodeItem, CodeValue, CodeAbsent, CodePattern, CodeUnmeasured, CodeExpired, CodeMore, CodeFailed, CodeUntested, CodeSet, CodeClaims,
 )
 
@@ -66,6 +66,15 @@ func (r *Rules) Check(claims rats.Claims, refs rats.Lookup, now time.Time) []rat
 		}
 		k, scope := rule.key(t)
 		ids := run[k]
+		if rule.Sample != nil && len(ids) == 0 {
+			if !rule.many() {
+				continue // it wasn't its turn: the verifier saw to it that what was ordered was run
+			}
+			s := &check{codes: codesOf(scope.Kind), rule: rule, scope: scope, refs: refs, now: now, out: out}
+			if refs == nil || !s.populated() || s.sampled(run, measured) {
+				continue
+			}
+		}
 		if len(ids) == 0 {
 			out.test(CodeUntested.At(rats.None, rats.EscapePath(scope.Path), "a run of this test", "none"), rule)
 			continue
@@ -76,6 +85,7 @@ func (r *Rules) Check(claims rats.Claims, refs rats.Lookup, now time.Time) []rat
 		c := &check{codes: codesOf(scope.Kind), rule: rule, scope: scope, refs: refs, now: now, out: out}
 		c.run(measured[ids[0]])
 	}
+	r.coverage(c.Coverage, refs, out)
 	return out.reasons()
 }
 

@@ -6,10 +6,11 @@ import (
 
 // Claims is what is true of a run. It holds no times, sequence or nonce, so equal machines have equal claims.
 type Claims struct {
-	Backend      string        `json:"backend"`      // what ran the plan: native, enclave
-	Simulated    bool          `json:"simulated"`    // nothing attests that anything isolated it from the machine
-	Tests        []Test        `json:"tests"`        // of the plan, in its order
-	Measurements []Measurement `json:"measurements"` // in the order of tests, then of names
+	Backend      string        `json:"backend"`            // what ran the plan: native, enclave
+	Simulated    bool          `json:"simulated"`          // nothing attests that anything isolated it from the machine
+	Tests        []Test        `json:"tests"`              // of the plan, in its order
+	Measurements []Measurement `json:"measurements"`       // in the order of tests, then of names
+	Coverage     *Coverage     `json:"coverage,omitempty"` // of tests that take turns
 }
 
 // Test is a test that was run, whether or not it found anything.

@@ -64,6 +64,7 @@ type TestRule struct {
 	Severity  string              `yaml:"severity,omitempty"`  // of what is changed or unreadable: fail (default), warning
 	Unknown   string              `yaml:"unknown,omitempty"`   // of what nothing names; default: severity
 	Missing   string              `yaml:"missing,omitempty"`   // of what the set names and was not found; default: severity
+	Sample    *Sample             `yaml:"sample,omitempty"`    // measured in turns, a part each time
 }
 
 // Limits bound one run; zero is the agent's own limit.
@@ -108,6 +109,7 @@ func (t TestRule) lint(at string) []rats.Reason {
 		out = append(out, CodeAlg.Refuse(at+".alg", "sha256, sha384 or sha512", fmt.Sprintf("%q", t.Alg)))
 	}
 	out = append(out, t.lintJudges(at)...)
+	out = append(out, t.lintSample(at)...)
 	for _, s := range []struct{ field, value string }{{".severity", t.Severity}, {".unknown", t.Unknown}, {".missing", t.Missing}} {
 		if s.value != "" && s.value != SeverityFail && s.value != SeverityWarning {
 			out = append(out, CodeSeverity.Refuse(at+s.field, "fail or warning", fmt.Sprintf("%q", s.value)))
@@ -236,17 +238,10 @@ func (r *Rules) Slots() []rats.Slot { return []rats.Slot{rats.Executables, rats.
 // Params implements rats.Rules: what is asked of the enclave is a signed order, made of Tests.
 func (r *Rules) Params() []byte { return nil }
 
-// Tests returns what the section wants measured, with ids 1, 2, … in the section's order. It depends on neither the
-// reference values nor the seed yet: a test names all files of its scope.
-func (r *Rules) Tests(rats.Lookup, [32]byte) ([]plan.Test, plan.Limits, error) {
-	out := make([]plan.Test, len(r.List))
-	for i, t := range r.List {
-		var err error
-		if out[i], err = t.test(uint32(i + 1)); err != nil {
-			return nil, plan.Limits{}, fmt.Errorf("making test %q: %w", t.Name, err)
-		}
-	}
-	return out, plan.Limits{Files: r.Limits.Files, Bytes: r.Limits.Bytes, Time: r.Limits.Time}, nil
+// Tests returns all that the section wants measured, whether or not it takes turns, with ids 1, 2, … in the section's
+// order.
+func (r *Rules) Tests(l rats.Lookup, seed [32]byte) ([]plan.Test, plan.Limits, error) {
+	return r.TestsAt(l, plan.Moment{Seed: seed})
 }
 
 func tier(severity, fallback string) rats.Tier {

@@ -31,11 +31,16 @@ func (a *API) nodeView(tx store.Tx, namespace string, n store.Node) (api.Node, e
 	if err != nil {
 		return api.Node{}, err
 	}
-	return api.Node{
+	v := api.Node{
 		ID: n.ID, Name: n.Name, Kind: n.Kind, Parent: n.Parent, Labels: n.Labels, Enrolment: n.Enrolment,
 		Connected: connected, State: s.State, Verdict: s.Verdict.Word, Since: s.Since,
 		ValidUntil: s.ValidUntil, LastResult: n.Last, LastAt: n.LastAt, Reasons: s.Why, EK: identity.EKOf(n), Marks: n.Marks, CreatedAt: n.CreatedAt,
-	}, nil
+		Withheld: n.Withheld,
+	}
+	if q := n.Quarantine; q != nil {
+		v.Quarantine = &api.Quarantine{At: q.At, By: q.By, Why: q.Why}
+	}
+	return v, nil
 }
 
 // nodeDetail adds what the last result and the policy in force say.

@@ -49,7 +49,7 @@ var notFound = Route{Verb: "public.none", Who: anybody, Time: shortTime, handle:
 // Routes returns the table.
 func Routes() []Route {
 	var all []Route
-	for _, group := range [][]Route{publicRoutes, joinRoutes, agentRoutes, nodeRoutes, documentRoutes, secretRoutes, streamRoutes} {
+	for _, group := range [][]Route{publicRoutes, joinRoutes, agentRoutes, nodeRoutes, documentRoutes, secretRoutes, streamRoutes, hookRoutes} {
 		all = append(all, group...)
 	}
 	return all
@@ -163,7 +163,7 @@ var secretRoutes = []Route{
 
 var streamRoutes = []Route{
 	{Method: http.MethodGet, Pattern: ns + "/events", Verb: "event.read", Who: readers,
-		Summary: "Events as they happen (server-sent events; after, or Last-Event-ID)", handle: (*API).events},
+		Summary: "Events as they happen (server-sent events; after, or Last-Event-ID; kind, node, severity)", handle: (*API).events},
 	{Method: http.MethodGet, Pattern: ns + "/audit", Verb: "audit.read", Who: readers, Time: shortTime,
 		Out: api.AuditList{}, Summary: "The audit log (after, limit)", handle: (*API).auditList},
 }

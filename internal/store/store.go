@@ -63,6 +63,7 @@ type Tx interface {
 	Audit() Audit
 	Streams() Streams
 	Purges() Purges
+	Shelf() Shelf
 }
 
 // Cluster is what a Store adds that several servers share. Servers are told apart by leases in database time: one that
@@ -133,6 +134,29 @@ type Node struct {
 	// Resume is what each format's Verifier wants back next time; what is large stands in a blob.
 	Resume     map[rats.Format][]byte      `json:"resume,omitempty"`
 	ResumeBlob map[rats.Format]rats.Digest `json:"resume_blob,omitempty"`
+
+	// Quarantine stands until an administrator lifts it, whatever results say; nil: there is none.
+	Quarantine *Quarantine `json:"quarantine,omitempty"`
+	// Withheld is the policy's action that keeps secrets from the node while its condition holds.
+	Withheld string            `json:"withheld,omitempty"`
+	Acting   map[string]Acting `json:"acting,omitempty"` // by action: where its condition stands
+	Silent   string            `json:"silent,omitempty"` // the result whose expiry was told
+}
+
+// Quarantine is who set a node apart, when and why.
+type Quarantine struct {
+	At  time.Time `json:"at"`
+	By  string    `json:"by"` // admin:…, or action:NAME of the policy
+	Why string    `json:"why,omitempty"`
+}
+
+// Acting is where the condition of one of the policy's actions stands for a node.
+type Acting struct {
+	Held  int       `json:"held,omitempty"` // results in a row for which it held
+	Since time.Time `json:"since,omitzero"` // of the first of them
+	Fired time.Time `json:"fired,omitzero"` // zero: not yet
+	Gone  int       `json:"gone,omitempty"` // results in a row for which it didn't hold, since it fired
+	Away  time.Time `json:"away,omitzero"`  // of the first of them
 }
 
 // AKCert is a certificate of a node's attestation key that was issued and not revoked.
