@@ -298,7 +298,7 @@ type endless struct {
 func (e endless) Open([]byte, uint32) (int32, rats.Code) { return 1, "" }
 
 func (e endless) List(_ int32, cookie uint64, buf []byte) (int, rats.Code) {
-	if e.calls.Add(1)%4096 == 0 {
+	if e.calls.Add(1)%64 == 0 {
 		var m runtime.MemStats
 		runtime.ReadMemStats(&m)
 		if m.HeapInuse > e.peak.Load() {

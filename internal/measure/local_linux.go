@@ -154,7 +154,9 @@ func (l local) List(fd int32, cookie uint64, buf []byte) (int, rats.Code) {
 	if _, err := unix.Seek(int(fd), int64(cookie), 0); err != nil {
 		return 0, codeOf(err)
 	}
-	raw := make([]byte, len(buf))
+	page := pages.Get().(*[]byte)
+	defer pages.Put(page)
+	raw := (*page)[:min(len(buf), len(*page))]
 	// An entry is shorter in our form than in the kernel's, so what fills raw fits buf. "." and ".." are left out; a
 	// page that held nothing else is followed by the next one, since an empty answer means the end.
 	for {

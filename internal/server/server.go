@@ -58,6 +58,8 @@ type Settings struct {
 	// Collateral names the services that collateral may be fetched from: vendor ("intel", "amd") → base address, or
 	// "official". None, the default: nothing is fetched, and what was imported into the directory collateral/ is used.
 	Collateral map[string]string `json:"collateral,omitempty"`
+	// Update is the channel of Intel's documents: endorse.Standard, the default, or endorse.Early.
+	Update string `json:"collateral_update,omitempty"`
 }
 
 // RunOptions say how to run a server. Dir, Rand, Now and Log are required.
@@ -198,7 +200,7 @@ func assemble(o RunOptions, settings Settings, keys *keyring.Keyring, db store.S
 func collateral(o RunOptions, s Settings) (*endorse.Cache, error) {
 	cfg := endorse.Config{
 		Now: o.Now, Rand: o.Rand, Dir: filepath.Join(o.Dir, collateralDir), Services: map[string]string{},
-		Roots: all.Roots(),
+		Roots: all.Roots(), Update: s.Update,
 	}
 	for vendor, service := range s.Collateral {
 		if service == "official" {
