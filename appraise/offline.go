@@ -70,6 +70,7 @@ type Given struct {
 const (
 	BesideSignature = "signature" // the evidence's signature, where it stands in a file of its own
 	BesideKey       = "ak"        // the key that must have signed
+	BesideLog       = "log"       // the log that goes on where the evidence, a log, ends
 )
 
 // MediaTypeFile is the media type of collateral that formats recognise by its content.

@@ -11,13 +11,17 @@ import (
 // profileEnv names a file for the CPU profile of the server process while the benchmark counts.
 const profileEnv = "ASSAY_BENCH_PROFILE"
 
-// profile runs in the server process: SIGUSR1 begins a profile, SIGUSR2 ends it.
+// profile runs in the server process: SIGUSR1 begins a profile, SIGUSR2 ends it and writes one of the heap beside it.
 func profile(path string) {
 	c := make(chan os.Signal, 1)
 	signal.Notify(c, syscall.SIGUSR1, syscall.SIGUSR2)
 	for s := range c {
 		if s == syscall.SIGUSR2 {
 			pprof.StopCPUProfile()
+			if out, err := os.Create(path + ".heap"); err == nil {
+				_ = pprof.WriteHeapProfile(out)
+				_ = out.Close()
+			}
 			continue
 		}
 		if out, err := os.Create(path); err == nil {

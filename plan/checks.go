@@ -129,11 +129,14 @@ func commandScope(args json.RawMessage) (Scope, error) {
 			return Scope{}, fmt.Errorf("environment %q: once each, of %s", clip(e), strings.Join(Environment, ", "))
 		}
 	}
-	if _, err := regexp.Compile(a.Match); err != nil {
+	if _, err := a.Pattern(); err != nil {
 		return Scope{}, fmt.Errorf("pattern: %w", err)
 	}
 	return Scope{Kind: KindCommand, Path: []byte("command:" + label(append(slices.Clone(a.Env), a.Argv...))), Command: a}, nil
 }
+
+// Pattern returns Match as it is meant: ^ and $ stand at the ends of lines, for output has lines.
+func (a *CommandArgs) Pattern() (*regexp.Regexp, error) { return regexp.Compile("(?m)" + a.Match) }
 
 // label writes words so that different words have different labels.
 func label(words []string) string {

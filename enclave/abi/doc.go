@@ -46,11 +46,20 @@ var (
 		Title: "Q1 or Q2 of the SIGSTRUCT is wrong", Hint: "the processor refuses it; sign the enclave again"}
 	CodeHyperEnclave = rats.CodeInfo{Code: "abi.hyperenclave.malformed", Slot: rats.Hardware,
 		Title: "the bytes are not a quote of HyperEnclave", Hint: "the quote was truncated or altered"}
+	CodeHyperEnclaveVersion = rats.CodeInfo{Code: "abi.hyperenclave.version", Slot: rats.Hardware,
+		Title: "the quote is of another version or signature type", Hint: "HyperEnclave's published monitor makes version 1 with signature type 4"}
+	CodeHyperEnclaveStatement = rats.CodeInfo{Code: "abi.hyperenclave.statement", Slot: rats.Hardware,
+		Title: "no TPM composed the platform's statement as a quote", Hint: "the quote was truncated or altered"}
+	CodeHyperEnclaveCertificate = rats.CodeInfo{Code: "abi.hyperenclave.certificate", Slot: rats.Hardware,
+		Title: "the quote doesn't end with one DER certificate", Hint: "the quote was truncated or altered, or the monitor had no certificate"}
+	CodeHyperEnclaveLength = rats.CodeInfo{Code: "abi.hyperenclave.signature-length", Slot: rats.Hardware,
+		Title: "the quote has another length than it claims", Hint: "the quote was truncated or altered"}
 )
 
 // Codes are all reasons that this package gives.
 var Codes = []rats.CodeInfo{
 	CodeLength, CodeSigstructHeader, CodeSigstructKey, CodeSigstructSignature, CodeSigstructQuotients, CodeHyperEnclave,
+	CodeHyperEnclaveVersion, CodeHyperEnclaveStatement, CodeHyperEnclaveCertificate, CodeHyperEnclaveLength,
 	CodePlatform, CodeEvents,
 }
 

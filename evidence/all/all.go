@@ -5,6 +5,7 @@ package all
 import (
 	"github.com/assay-attest/assay/evidence/enclave"
 	"github.com/assay-attest/assay/evidence/eventlog"
+	"github.com/assay-attest/assay/evidence/hyperenclave"
 	"github.com/assay-attest/assay/evidence/ias"
 	"github.com/assay-attest/assay/evidence/ima"
 	"github.com/assay-attest/assay/evidence/plan"
@@ -25,6 +26,7 @@ func Verifiers() []rats.Verifier {
 		tdx.New(),
 		snp.New(),
 		ias.New(),
+		hyperenclave.New(),
 		enclave.New(),
 		plan.New(),
 	}

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"time"
 
+	"github.com/assay-attest/assay/evidence/hcl"
 	"github.com/assay-attest/assay/evidence/snp"
 	"github.com/assay-attest/assay/evidence/tdx"
 	"github.com/assay-attest/assay/evidence/tpm"
@@ -25,6 +26,7 @@ type azure struct {
 	AKModulus  string      `json:"hcl_ak_modulus_sha256"`
 	Signed     *bool       `json:"vtpm_quote_signature_ok,omitempty"` // of a file with a quote
 	Values     *bool       `json:"pcr_digest_ok,omitempty"`
+	ReportOnly bool        `json:"td_report_only,omitempty"` // a TDREPORT without a quote: nobody else can check it
 	SNP        *snp.Claims `json:"snp,omitempty"`
 	TDX        *tdx.Claims `json:"tdx,omitempty"`
 	TPM        *tpm.Claims `json:"tpm,omitempty"`
@@ -79,7 +81,7 @@ func newAzure() rats.Verifier {
 func (v azureVerifier) Descriptor() *rats.Descriptor { return v.d }
 
 // openAzure reads the paravisor's report alone, or an attester's JSON with it.
-func openAzure(b []byte) (*snp.Azure, *snp.HCL, error) {
+func openAzure(b []byte) (*snp.Azure, *hcl.Report, error) {
 	a := &snp.Azure{HCL: b}
 	if t := bytes.TrimSpace(b); len(t) > 0 && t[0] == '{' {
 		var err error
@@ -87,7 +89,7 @@ func openAzure(b []byte) (*snp.Azure, *snp.HCL, error) {
 			return nil, nil, err
 		}
 	}
-	h, err := snp.ParseHCL(a.HCL)
+	h, err := hcl.Parse(a.HCL)
 	return a, h, err
 }
 
@@ -97,14 +99,16 @@ func isAzure(b []byte) bool {
 }
 
 func inspectAzure(b []byte) (any, error) {
-	_, h, err := openAzure(b)
+	a, h, err := openAzure(b)
 	if err != nil {
 		return nil, err
 	}
-	return azureOf(h), nil
+	out := azureOf(h)
+	out.ReportOnly = h.Kind == hcl.KindTDX && len(a.TDQuote) == 0
+	return out, nil
 }
 
-func azureOf(h *snp.HCL) *azure {
+func azureOf(h *hcl.Report) *azure {
 	sum := sha256.Sum256(h.Runtime)
 	modulus := sha256.Sum256(h.Data.AK.N.Bytes())
 	return &azure{ReportType: h.Kind, Bound: true, Vardata: hex.EncodeToString(sum[:]), AKModulus: hex.EncodeToString(modulus[:])}
@@ -135,7 +139,7 @@ func (v azureVerifier) Verify(ctx context.Context, e rats.Evidence, in rats.Inpu
 		}
 		inner.Facts.Keys = []rats.BoundKey{{Use: snp.KeyAK, Public: ak}}
 	}
-	if h.Kind == snp.KindSNP {
+	if h.Kind == hcl.KindSNP {
 		report := rats.Evidence{Format: snp.Format, MediaType: snp.MediaTypeHCL, Body: a.HCL}
 		if len(a.VCEK) > 0 {
 			report.Parts = []rats.Part{{Name: snp.PartCerts, Data: a.VCEK}}
@@ -148,17 +152,16 @@ func (v azureVerifier) Verify(ctx context.Context, e rats.Evidence, in rats.Inpu
 		all.Links, all.Marks, all.Until = r.Links, r.Marks, r.Until
 		return v.done(all, out)
 	}
-	if len(a.TDQuote) == 0 {
-		return rats.Verified{}, snp.CodeNoVEK.Missing("td_quote", "a TDX quote over the report", "none")
+	report := rats.Evidence{Format: tdx.Format, MediaType: tdx.MediaTypeHCL, Body: a.HCL}
+	if len(a.TDQuote) > 0 {
+		report.Parts = []rats.Part{{Name: tdx.PartQuote, Data: a.TDQuote}}
 	}
-	sum := sha256.Sum256(h.Runtime)
-	inner.Binding = rats.Binding{Profile: rats.ProfileRaw, UserData: sum[:]}
-	r, err := v.tdx.Verify(ctx, rats.Evidence{Format: tdx.Format, MediaType: tdx.MediaType, Body: a.TDQuote}, inner)
+	r, err := v.tdx.Verify(ctx, report, inner)
 	if err != nil {
 		return rats.Verified{}, err
 	}
 	out.TDX, _ = r.Claims.(*tdx.Claims)
-	all.Marks, all.Until = r.Marks, r.Until
+	all.Links, all.Marks, all.Until = r.Links, r.Marks, r.Until
 	return v.done(all, out)
 }
 
@@ -168,7 +171,7 @@ func (azureVerifier) done(v rats.Verified, c *azure) (rats.Verified, error) {
 }
 
 // quote verifies the TPM's quote.
-func (v azureVerifier) quote(ctx context.Context, a *snp.Azure, h *snp.HCL, in rats.Inputs) (rats.Verified, error) {
+func (v azureVerifier) quote(ctx context.Context, a *snp.Azure, h *hcl.Report, in rats.Inputs) (rats.Verified, error) {
 	spki, err := x509.MarshalPKIXPublicKey(h.Data.AK)
 	if err != nil {
 		return rats.Verified{}, err

@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/assay-attest/assay/appraise"
 	"github.com/assay-attest/assay/enclave/abi"
 	"github.com/assay-attest/assay/evidence/eventlog"
+	"github.com/assay-attest/assay/evidence/hcl"
+	"github.com/assay-attest/assay/evidence/hyperenclave"
 	"github.com/assay-attest/assay/evidence/ias"
 	"github.com/assay-attest/assay/evidence/ima"
 	"github.com/assay-attest/assay/evidence/sgx"
@@ -69,6 +72,13 @@ func Offline() []appraise.Offline {
 				return decodedAs(r, r.Quote.Body.Attributes.Debug()), err
 			},
 		},
+		appraise.Plain{
+			Verifier: hyperenclave.New(), Is: hyperenclave.Detect, Adapt: hyperEnclaveAnchors, Default: func() rats.Rules { return hyperenclave.DefaultRules() },
+			Decode: func(b []byte) (any, error) {
+				q, err := abi.ParseHyperEnclaveQuote(b)
+				return decodedAs(q, q.Head.Body.Attributes.Debug()), err
+			},
+		},
 		appraise.Plain{Verifier: newSigstruct(), Is: abi.IsSigstruct, Decode: inspectSigstruct},
 		appraise.Plain{
 			Verifier: tpm.NewCertificate(), Is: isKeyCertificate, Decode: tpm.InspectCertificate, Adapt: certificateAnchors,
@@ -117,7 +127,7 @@ func importReport(g appraise.Given, e *rats.Evidence, _ *rats.Inputs) error {
 
 func decodeReport(e rats.Evidence) (any, error) {
 	if e.MediaType == snp.MediaTypeHCL {
-		h, err := snp.ParseHCL(e.Body)
+		h, err := hcl.Parse(e.Body)
 		return hexed(h), err
 	}
 	r, err := snp.ParseReport(e.Body)
@@ -145,6 +155,9 @@ func logType(b []byte) string {
 // logRegisters gives a log the values that were given: a quote's, or a file's by index as they stand in the log.
 func logRegisters(g appraise.Given, e *rats.Evidence, in *rats.Inputs) error {
 	e.MediaType = logType(g.Body)
+	if b, ok := g.Beside[appraise.BesideLog]; ok {
+		e.Parts = append(e.Parts, rats.Part{Name: eventlog.PartSystemd, Data: b})
+	}
 	if len(g.Registers) == 0 {
 		return nil
 	}
@@ -163,10 +176,14 @@ func logRegisters(g appraise.Given, e *rats.Evidence, in *rats.Inputs) error {
 	return err
 }
 
-// listRegisters gives an IMA list the values that were given.
+// listRegisters gives an IMA list the values that were given, and the keys by which to verify signatures.
 func listRegisters(g appraise.Given, e *rats.Evidence, in *rats.Inputs) error {
 	if ima.IsASCII(g.Body) {
 		e.MediaType = ima.MediaTypeASCII
+	}
+	in.Endorsements = nil
+	for _, f := range g.CA {
+		in.Endorsements = append(in.Endorsements, rats.Endorsement{MediaType: ima.MediaTypeKeys, Body: f.Body, Fetched: g.Now})
 	}
 	if len(g.Registers) == 0 {
 		return nil
@@ -255,6 +272,9 @@ func banksOf(rs []rats.Registers) map[string]map[int][]byte {
 
 // recordedParts puts the files beside a quote into its parts.
 func recordedParts(g appraise.Given, e *rats.Evidence, in *rats.Inputs) error {
+	if err := certificateAnchors(g, e, in); err != nil {
+		return err
+	}
 	in.Facts.Registers = nil
 	if b, ok := g.Beside[appraise.BesideSignature]; ok {
 		e.Parts = append(e.Parts, rats.Part{Name: tpm.PartSignature, Data: unwrapped(b, tpm.DetectSignature)})
@@ -272,14 +292,39 @@ func recordedParts(g appraise.Given, e *rats.Evidence, in *rats.Inputs) error {
 	return err
 }
 
-// certificateAnchors hands over anchors and intermediate certificates, also those that package x509 can't read.
-func certificateAnchors(g appraise.Given, _ *rats.Evidence, in *rats.Inputs) error {
+// hyperEnclaveAnchors hands over anchors that package x509 can't read.
+func hyperEnclaveAnchors(g appraise.Given, _ *rats.Evidence, in *rats.Inputs) error {
 	in.Endorsements = nil
 	for _, der := range appraise.Certificates(g.CA) {
-		in.Endorsements = append(in.Endorsements, rats.Endorsement{MediaType: tpm.MediaTypeAnchor, Body: der, Fetched: g.Now})
+		in.Endorsements = append(in.Endorsements, rats.Endorsement{MediaType: hyperenclave.MediaTypeAnchor, Body: der, Fetched: g.Now})
+	}
+	return nil
+}
+
+// certificateAnchors hands over anchors, and certificates and revocation lists that may help, also those that package x509
+// can't read. Anchors of which none can be read are handed over as such: they don't make way for the built-in ones.
+func certificateAnchors(g appraise.Given, _ *rats.Evidence, in *rats.Inputs) error {
+	in.Endorsements = nil
+	add := func(mediaType string, body []byte) {
+		in.Endorsements = append(in.Endorsements, rats.Endorsement{MediaType: mediaType, Body: body, Fetched: g.Now})
+	}
+	certs := appraise.Certificates(g.CA)
+	for _, der := range certs {
+		add(tpm.MediaTypeAnchor, der)
+	}
+	if len(g.CA) > 0 && len(certs) == 0 {
+		add(tpm.MediaTypeAnchor, nil)
 	}
 	for _, der := range appraise.Certificates(g.Collateral) {
-		in.Endorsements = append(in.Endorsements, rats.Endorsement{MediaType: tpm.MediaTypeCertificate, Body: der, Fetched: g.Now})
+		add(tpm.MediaTypeCertificate, der)
+	}
+	for _, f := range slices.Concat(g.CA, g.Collateral) {
+		for _, b := range appraise.Unwrap(f.Body) {
+			if tpm.DetectCRL(b) {
+				add(appraise.MediaTypeFile, b)
+				break
+			}
+		}
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package all
 
 import (
 	"bytes"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/assay-attest/assay/appraise"
 	"github.com/assay-attest/assay/enclave/abi"
+	"github.com/assay-attest/assay/evidence/hyperenclave"
 	"github.com/assay-attest/assay/evidence/ima"
 	"github.com/assay-attest/assay/rats"
 )
@@ -142,4 +144,44 @@ func FuzzJudge(f *testing.F) {
 			}
 		}
 	})
+}
+
+// R090: HyperEnclave's quote is genuine under the authority that is given, and accepted by no default.
+func TestHyperEnclaveQuotesAreGenuineAndNotAccepted(t *testing.T) {
+	read := func(name string) []byte {
+		b, err := os.ReadFile("../hyperenclave/testdata/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	quote, anchor := read("quote.bin"), read("anchor.der")
+	under := func(g *appraise.Given) { g.CA = []appraise.File{{Name: "anchor.der", Body: anchor}} }
+	j := judge(t, "", quote, under)
+	if !j.Genuine || j.Accepted || j.Format != hyperenclave.Format || !slices.ContainsFunc(j.Reasons, func(r appraise.Finding) bool { return r.Code == hyperenclave.CodeLegacy.Code }) {
+		t.Errorf("%+v", j)
+	}
+	if j = judge(t, "", quote, nil); j.Genuine || j.Accepted || j.Reasons[0].Code != hyperenclave.CodeNoAnchor.Code {
+		t.Errorf("%+v", j)
+	}
+	quote[600]++
+	if j = judge(t, "", quote, under); j.Genuine || j.Accepted || j.Reasons[0].Code != hyperenclave.CodeTPMSignature.Code {
+		t.Errorf("%+v", j)
+	}
+}
+
+// A boot log and systemd's behind it are judged together.
+func TestLogThatGoesOnIsGivenToTheBootLog(t *testing.T) {
+	for _, o := range Offline() {
+		if o.Descriptor().ID != "eventlog" {
+			continue
+		}
+		const log = "\x1e{\"pcr\":11,\"digests\":[{\"hashAlg\":\"md5\",\"digest\":\"00\"}]}\n"
+		e, _, err := o.Prepare(appraise.Given{Body: []byte("x"), Beside: map[string][]byte{appraise.BesideLog: []byte(log)}})
+		if err != nil || len(e.Parts) != 1 || string(e.Parts[0].Data) != log {
+			t.Errorf("%+v, %v", e, err)
+		}
+		return
+	}
+	t.Fatal("there is no such format")
 }

@@ -63,7 +63,11 @@ func (k *checker) proven(what string, registers ...int) bool {
 		if r, found := k.c.Register(n); found {
 			state = r.State
 		}
-		k.add(CodeUnquoted.Refuse(fmt.Sprintf("registers.%d", n), "a vouched value that the log yields, for "+what, state))
+		code := CodeUnquoted
+		if state == StateOpen {
+			code = CodeUnexplained
+		}
+		k.add(code.Refuse(fmt.Sprintf("registers.%d", n), "a vouched value that the log yields, for "+what, state))
 		ok = false
 	}
 	return ok
@@ -175,6 +179,13 @@ func (k *checker) authorities() {
 			k.add(CodeSbat.Refuse("sbat_level", "at least "+k.r.SbatLevel, fmt.Sprintf("%q", clip(date, 32))))
 		}
 	}
+	if k.r.MOK != nil && k.proven("Machine Owner Keys", k.registers(14)...) {
+		for _, m := range k.of(k.registers(14)) {
+			if !k.known(m.Digest, "mok", k.r.MOK) {
+				k.add(CodeMOK.Refuse(eventPath(m.Event), "a digest that mok lists", m.Digest.String()+" "+m.Text))
+			}
+		}
+	}
 	if k.r.Authorities == nil || !k.proven("authorities", k.registers(7)...) {
 		return
 	}
@@ -261,6 +272,10 @@ func (k *checker) boot() {
 		isLine := slices.ContainsFunc(lines, func(d []byte) bool { return bytes.Equal(d, m.Digest.Sum) }) ||
 			proven && !strings.HasPrefix(label, "grub_cmd") && m.Type == "EV_IPL" && matches(r.lines, line)
 		switch {
+		case m.Systemd:
+			if !k.systemdAllows(m) {
+				k.add(CodeSystemdEvent.Refuse(eventPath(m.Event), "what systemd or systemd_digests allow", m.Digest.String()+" "+clip(m.Text, 200)))
+			}
 		case isLine:
 			matched = true
 		case proven && m.Type == "EV_SEPARATOR":

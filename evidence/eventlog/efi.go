@@ -16,6 +16,7 @@ import (
 var (
 	guidGlobal   = guid("8be4df61-93ca-11d2-aa0d-00e098032b8c") // PK, KEK, SecureBoot
 	guidSecurity = guid("d719b2cb-3d3a-4596-a3bc-dad00e67656f") // db, dbx
+	guidShim     = guid("605dab50-e046-4300-abb6-3dd810dd8b23") // what shim checks by: MokList, MokListRT, Shim, vendor_db; and SbatLevel
 	guidX509     = guid("a5c059a1-94e4-4aa7-87b5-ab155c2bf072")
 	guidSHA256   = guid("c1c41626-504c-4092-aca9-41f936934328")
 )

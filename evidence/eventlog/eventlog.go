@@ -1,5 +1,5 @@
 // Package eventlog is the evidence format "eventlog": the firmware's log of what it measured during boot (TCG PC Client
-// Platform Firmware Profile, section 10; for TDX the CCEL area of the UEFI specification, section 38).
+// Platform Firmware Profile, section 10; for TDX the CCEL area of the UEFI specification, section 38), and systemd's log of what it measured after that.
 //
 // A verified log guarantees that it replays to the registers that another format of the same collection vouches for, so
 // that every digest in it, and their order within each register, is what was measured. Of an event's type and data it
@@ -69,7 +69,7 @@ const (
 // States of a register.
 const (
 	StateReplayed = "replayed" // the log yields the value that is vouched for
-	StateOpen     = "open"     // extended after the log ended, by software that keeps another log: the log's part is unproven
+	StateOpen     = "open"     // extended after the logs ended, by software that keeps another log: the logs' part is unproven
 	StateUnknown  = "unknown"  // nobody vouches for a value
 )
 
@@ -102,8 +102,9 @@ type Claims struct {
 	GrubFiles        []Item      `json:"grub_files,omitempty"`
 	CommandLines     []Item      `json:"command_lines,omitempty"`
 	Initrds          []Item      `json:"initrds,omitempty"`
-	Sections         []Item      `json:"sections,omitempty"` // of a unified kernel image
-	Phases           []string    `json:"phases,omitempty"`   // of systemd, extended after the log ended
+	Sections         []Item      `json:"sections,omitempty"`  // of a unified kernel image
+	Phases           []string    `json:"phases,omitempty"`    // of systemd, proven: extended into PCR 11 after the log ended
+	Userspace        *Userspace  `json:"userspace,omitempty"` // systemd's own log; absent without one
 	Separators       int         `json:"separators"`
 	ExitBootServices bool        `json:"exit_boot_services"`
 	DebugMode        bool        `json:"debug_mode"`           // firmware or DMA protection was open to a debugger
@@ -118,22 +119,24 @@ func (c *Claims) DebugEnabled() bool { return c.DebugMode }
 
 // Register is one register and what became of it.
 type Register struct {
-	Index  int    `json:"index"`
-	State  string `json:"state"`
-	Bank   string `json:"bank,omitempty"`
-	Value  string `json:"value,omitempty"` // as vouched for, hex
-	Events int    `json:"events"`          // of the log
+	Index   int    `json:"index"`
+	State   string `json:"state"`
+	Bank    string `json:"bank,omitempty"`
+	Value   string `json:"value,omitempty"`   // as vouched for, hex
+	Events  int    `json:"events"`            // of the log
+	Systemd int    `json:"systemd,omitempty"` // records of systemd's log that the value holds
 }
 
 // Measurement is one event that extended a register.
 type Measurement struct {
-	Event    int         `json:"event"` // number in the log, from 0
+	Event    int         `json:"event"` // number in the log, from 0; systemd's records follow
 	Register int         `json:"register"`
 	Type     string      `json:"type"` // text: not covered by the digest
 	Digest   rats.Digest `json:"digest"`
 	Proof    Proof       `json:"proof"`
-	Text     string      `json:"text,omitempty"` // what the data says; of proven data that is text, all of it
-	Code     bool        `json:"code,omitempty"` // the data, where proven, could be an image that was run
+	Text     string      `json:"text,omitempty"`    // what the data says; of proven data that is text, all of it
+	Code     bool        `json:"code,omitempty"`    // the data, where proven, could be an image that was run
+	Systemd  bool        `json:"systemd,omitempty"` // from systemd's log
 }
 
 // Item is a fact about one event.
@@ -199,7 +202,7 @@ func (c *Claims) Replayed(index int) bool {
 }
 
 // Codes are all reasons that this package gives.
-var Codes = slices.Concat(parseCodes, verifyCodes, ruleCodes)
+var Codes = slices.Concat(parseCodes, systemdCodes, verifyCodes, ruleCodes)
 
 var descriptor = &rats.Descriptor{
 	ID:            Format,

@@ -31,7 +31,7 @@ type extractor struct {
 	sb   []int
 }
 
-func claimsOf(log *Log, b []byte, kind string, got compared) *Claims {
+func claimsOf(log *Log, b []byte, kind string, got compared, records []Record, part []byte) *Claims {
 	c := &Claims{
 		Kind: kind, CryptoAgile: log.Agile, Banks: log.bankNames(), Bank: got.bank, Events: len(log.Events),
 		Log: rats.SHA256(b[:log.Length]), Padding: len(log.Padding), Registers: got.registers, Phases: got.phases,
@@ -59,6 +59,9 @@ func claimsOf(log *Log, b []byte, kind string, got compared) *Claims {
 		}
 	}
 	x.secureBoot()
+	if part != nil {
+		x.systemd(records, part, len(log.Events), got)
+	}
 	return c
 }
 
@@ -262,7 +265,7 @@ func (x *extractor) variable(e *Event, m Measurement, matches bool) {
 	c := x.c
 	if e.Type == evAuthority {
 		a := Authority{Event: m.Event, Variable: v.name, Proof: m.Proof, Digest: m.Digest}
-		if len(v.value) > 16 && (v.guid == guidSecurity || v.name == "Shim" || v.name == "MokList" || v.name == "vendor_db") {
+		if len(v.value) > 16 && (v.guid == guidSecurity || v.guid == guidShim && v.name != "SbatLevel" || v.name == "Shim") {
 			a.Certificate = certificate(v.value[:16], v.value[16:])
 		}
 		if v.name == "SbatLevel" && matches {

@@ -112,6 +112,15 @@ func extend(h hash.Hash, value, sum []byte) {
 	h.Sum(value[:0])
 }
 
+func (l *Log) algorithm(bank string) uint16 {
+	for _, b := range l.Banks {
+		if b.Name == bank {
+			return b.ID
+		}
+	}
+	return 0
+}
+
 func (l *Log) bankNames() []string {
 	names := make([]string, len(l.Banks))
 	for i, b := range l.Banks {
@@ -145,8 +154,8 @@ func hashOfString(h hash.Hash, s string) []byte {
 	return h.Sum(nil)
 }
 
-// closed says whether only firmware, boot loader and kernel entry extend a register, so that a log that doesn't lead to
-// its value is not this boot's. The others are extended by the running system, which keeps other logs: IMA 10, systemd
+// closed says whether only firmware, boot loader and kernel entry extend a register, or systemd with a record in its log,
+// so that logs that don't lead to its value are not this boot's. The others are extended by the running system, which keeps other logs: IMA 10, systemd
 // 11 to 13 and 15, dynamic launch 17 to 22, and RTMR 3.
 func closed(kind string, index int) bool {
 	if kind == KindRTMR {
@@ -160,12 +169,19 @@ type compared struct {
 	bank      string // strongest that replays
 	registers []Register
 	phases    []string
+	quoted    map[int]int // register → how many of systemd's records its value holds
 }
 
-// compare replays the log in every bank that values are given of. values: bank → index in the log → value.
-func (l *Log) compare(kind string, values map[string]map[int][]byte) (compared, error) {
-	out := compared{}
+// compare replays the log, and then systemd's, in every bank that values are given of. values: bank → index in the log →
+// value.
+func (l *Log) compare(kind string, values map[string]map[int][]byte, records []Record) (compared, error) {
+	out := compared{quoted: map[int]int{}}
 	counts := map[int]int{}
+	for i := range records {
+		if n := records[i].Register; n != noRegister {
+			counts[n] += 0
+		}
+	}
 	for i := range l.Events {
 		if e := &l.Events[i]; e.extended() {
 			counts[int(e.Register)]++
@@ -188,7 +204,11 @@ func (l *Log) compare(kind string, values map[string]map[int][]byte) (compared, 
 			out.bank = h.name
 		}
 		for _, n := range sortedKeys(given) {
-			r, err := compareOne(kind, h.name, n, got[n], given[n], &out)
+			after, err := later(records, n, l.algorithm(h.name))
+			if err != nil {
+				return compared{}, err
+			}
+			r, err := compareOne(kind, h.name, n, got[n], given[n], after, &out)
 			if err != nil {
 				return compared{}, err
 			}
@@ -209,13 +229,21 @@ func (l *Log) compare(kind string, values map[string]map[int][]byte) (compared, 
 	return out, nil
 }
 
-func compareOne(kind, bank string, n int, got, want []byte, out *compared) (Register, error) {
+// compareOne compares one register. after is what systemd's log says it was extended with later: the log is read after
+// the quote, so its last records may not be in the value yet.
+func compareOne(kind, bank string, n int, got, want []byte, after [][]byte, out *compared) (Register, error) {
 	r := Register{Index: n, State: StateReplayed, Bank: bank, Value: hex.EncodeToString(want)}
-	switch {
-	case got != nil && bytes.Equal(got, want):
-		return r, nil
-	case got == nil || len(got) != len(want):
+	if got == nil || len(got) != len(want) {
 		return r, CodeReplay.Bad(registerPath(kind, bank, n), hex.EncodeToString(want), "no such register")
+	}
+	if q, ok := reached(hashOf(bank), got, want, after); ok {
+		if old, again := out.quoted[n]; again && old != q {
+			return r, CodeReplay.Bad(registerPath(kind, bank, n), fmt.Sprintf("%d records of systemd's log, as in another bank", old), strconv.Itoa(q))
+		}
+		out.quoted[n], r.Systemd = q, q
+		return r, nil
+	}
+	switch {
 	case closed(kind, n):
 		code := CodeReplay
 		if n == 0 && kind == KindPCR {
@@ -223,7 +251,7 @@ func compareOne(kind, bank string, n int, got, want []byte, out *compared) (Regi
 		}
 		return r, code.Bad(registerPath(kind, bank, n), hex.EncodeToString(want), hex.EncodeToString(got))
 	}
-	if kind == KindPCR && n == 11 {
+	if kind == KindPCR && n == 11 && len(after) == 0 {
 		if p, ok := phases(hashOf(bank), got, want); ok {
 			out.phases = p
 			return r, nil
@@ -231,6 +259,20 @@ func compareOne(kind, bank string, n int, got, want []byte, out *compared) (Regi
 	}
 	r.State = StateOpen
 	return r, nil
+}
+
+// reached returns how many of the digests lead from value to want; none if they are equal.
+func reached(h hash.Hash, value, want []byte, after [][]byte) (int, bool) {
+	v := bytes.Clone(value)
+	for i := range len(after) + 1 {
+		if bytes.Equal(v, want) {
+			return i, true
+		}
+		if i < len(after) {
+			extend(h, v, after[i])
+		}
+	}
+	return 0, false
 }
 
 // registerPath names a register as the format that vouches for it does.

@@ -24,6 +24,14 @@ var (
 		Title: "the log is proven by SHA-1 only", Hint: "quote the sha256 bank; sha1_until accepts SHA-1 for a while"}
 	CodeUnquoted = rats.CodeInfo{Code: "eventlog.register.unproven", Slot: rats.Configuration,
 		Title: "a register that the rules need is not known to hold the log's value", Hint: "let the tpm section quote this PCR too"}
+	CodeUnexplained = rats.CodeInfo{Code: "eventlog.register.unexplained", Slot: rats.Configuration,
+		Title: "a register was extended with something that is in no log", Hint: "find what extends this PCR after boot; systemd before 254 keeps no log of more than its phases"}
+	CodePhase = rats.CodeInfo{Code: "eventlog.phase.missing", Slot: rats.Configuration,
+		Title: "the system is not known to have reached the phase that the rules demand", Hint: "boot by systemd-stub with the systemd-pcrphase services; attest again once the phase is reached"}
+	CodeSection = rats.CodeInfo{Code: "eventlog.section.unknown", Slot: rats.Executables,
+		Title: "PCR 11 holds something else than the sections of a unified kernel image that the rules allow", Hint: "add the section's digest to sections if the image was intended"}
+	CodeSystemdEvent = rats.CodeInfo{Code: "eventlog.systemd.unknown", Slot: rats.Configuration,
+		Title: "the system measured something that the rules do not allow", Hint: "add a pattern of its text to systemd, or its digest to systemd_digests"}
 	CodeMismatched = rats.CodeInfo{Code: "eventlog.event.digest", Slot: rats.Configuration,
 		Title: "an event's data does not hash to the digest that was measured", Hint: "the data was altered, or the firmware is at fault: nothing it says can be relied on"}
 	CodeSecureBoot = rats.CodeInfo{Code: "eventlog.secure-boot.off", Slot: rats.Configuration,
@@ -40,6 +48,8 @@ var (
 		Title: "the forbidden signatures (dbx) lack an entry that the rules demand", Hint: "apply the vendor's dbx update"}
 	CodeAuthority = rats.CodeInfo{Code: "eventlog.authority.unknown", Slot: rats.Executables,
 		Title: "an image was allowed by a key that the rules do not allow", Hint: "add the certificate's digest to authorities if the image was intended"}
+	CodeMOK = rats.CodeInfo{Code: "eventlog.mok.unknown", Slot: rats.Configuration,
+		Title: "shim's lists of Machine Owner Keys are not those that the rules allow", Hint: "remove the key with mokutil --delete, or add the list's digest to mok if the key was intended"}
 	CodeSbat = rats.CodeInfo{Code: "eventlog.sbat.old", Slot: rats.Configuration,
 		Title: "shim's revocation level is older than the rules demand, or unproven", Hint: "update shim"}
 	CodeFirmware = rats.CodeInfo{Code: "eventlog.firmware.unknown", Slot: rats.Executables,
@@ -56,8 +66,8 @@ var (
 
 var ruleCodes = []rats.CodeInfo{
 	CodeRuleValue, CodeRuleUntil, CodeClaims, CodeWeakBank, CodeUnquoted, CodeMismatched, CodeSecureBoot,
-	CodeSecureBootUnproven, CodeDebugMode, CodeDatabase, CodeKey, CodeForbidden, CodeAuthority, CodeSbat, CodeFirmware,
-	CodeImage, CodeDriver, CodeOSEvent, CodeCommandLine,
+	CodeSecureBootUnproven, CodeDebugMode, CodeDatabase, CodeKey, CodeForbidden, CodeAuthority, CodeMOK, CodeSbat, CodeFirmware,
+	CodeImage, CodeDriver, CodeOSEvent, CodeCommandLine, CodeUnexplained, CodePhase, CodeSection, CodeSystemdEvent,
 }
 
 // Any in a list of digests or patterns allows everything. It must stand there: an empty list allows nothing.
@@ -84,6 +94,8 @@ type Rules struct {
 	Authorities []string `yaml:"authorities"`
 	// SbatLevel is the oldest date (2023012900) of shim's revocation level.
 	SbatLevel string `yaml:"sbat_level"`
+	// MOK lists what PCR 14 may hold, if it is to be judged: shim's lists of Machine Owner Keys, as measured.
+	MOK []string `yaml:"mok"`
 	// Firmware lists what PCR 0 (RTMR 0) may hold, if it is to be judged.
 	Firmware []string `yaml:"firmware"`
 	// Drivers lists the drivers and option ROMs of PCR 2, if they are to be judged.
@@ -97,8 +109,14 @@ type Rules struct {
 	GrubCommands    []string `yaml:"grub_commands"`    // patterns of whole commands
 	CommandLines    []string `yaml:"cmdlines"`         // exact
 	CommandPatterns []string `yaml:"cmdline_patterns"` // patterns of whole command lines
+	// Any of the following has PCR 11 judged, Systemd and SystemdDigests have 12, 13 and 15 too: they must replay, and what
+	// systemd measured into them must be a phase in its place, or be allowed by one of these two.
+	Phase          string   `yaml:"phase"`           // that must be reached: enter-initrd, leave-initrd, sysinit, ready
+	Systemd        []string `yaml:"systemd"`         // patterns of whole strings: machine-id:…, file-system:…, phases of one's own
+	SystemdDigests []string `yaml:"systemd_digests"` // of volume keys, and of anything else whose text can't be proven
+	Sections       []string `yaml:"sections"`        // what PCRs 11 and 13 may hold of images; nil: what PCR 4's image measured
 	// Reference names a reference set that allows digests too, under the names boot_loader, kernel, driver, firmware,
-	// initrd and grub_file.
+	// initrd, grub_file, mok, section and systemd.
 	Reference string `yaml:"reference"`
 	// Relaxations, each until a day (2027-01-31).
 	SHA1Until  string `yaml:"sha1_until"`
@@ -108,6 +126,7 @@ type Rules struct {
 	linted   bool
 	commands []*regexp.Regexp
 	lines    []*regexp.Regexp
+	systemd  []*regexp.Regexp
 }
 
 var _ rats.Rules = (*Rules)(nil)
@@ -132,12 +151,15 @@ func (r *Rules) Lint() []rats.Reason {
 	if r.SbatLevel != "" && !sbatDate.MatchString(r.SbatLevel) {
 		bad("sbat_level", "ten digits", r.SbatLevel)
 	}
-	r.commands, r.lines = nil, nil
+	if r.Phase != "" && !slices.Contains(systemdPhases, r.Phase) {
+		bad("phase", strings.Join(systemdPhases, ", "), r.Phase)
+	}
+	r.commands, r.lines, r.systemd = nil, nil, nil
 	for _, p := range []struct {
 		field string
 		from  []string
 		to    *[]*regexp.Regexp
-	}{{"grub_commands", r.GrubCommands, &r.commands}, {"cmdline_patterns", r.CommandPatterns, &r.lines}} {
+	}{{"grub_commands", r.GrubCommands, &r.commands}, {"cmdline_patterns", r.CommandPatterns, &r.lines}, {"systemd", r.Systemd, &r.systemd}} {
 		for i, text := range p.from {
 			if text == Any {
 				text = ".*"
@@ -168,9 +190,9 @@ type list struct {
 
 func (r *Rules) lists() []list {
 	return []list{
-		{"pk", r.PK}, {"kek", r.KEK}, {"db", r.DB}, {"dbx_contains", r.DBX}, {"authorities", r.Authorities},
+		{"pk", r.PK}, {"kek", r.KEK}, {"db", r.DB}, {"dbx_contains", r.DBX}, {"authorities", r.Authorities}, {"mok", r.MOK},
 		{"firmware", r.Firmware}, {"drivers", r.Drivers}, {"boot_loaders", r.BootLoaders}, {"kernels", r.Kernels},
-		{"initrds", r.Initrds}, {"grub_files", r.GrubFiles},
+		{"initrds", r.Initrds}, {"grub_files", r.GrubFiles}, {"sections", r.Sections}, {"systemd_digests", r.SystemdDigests},
 	}
 }
 
@@ -207,6 +229,7 @@ func (r *Rules) Check(claims rats.Claims, l rats.Lookup, now time.Time) []rats.R
 	k.authorities()
 	k.images()
 	k.boot()
+	k.system()
 	return k.out
 }
 

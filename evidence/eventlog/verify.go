@@ -12,7 +12,7 @@ import (
 // What can be wrong between a log and the registers.
 var (
 	CodeMediaType = rats.CodeInfo{Code: "eventlog.evidence.media-type", Slot: rats.Configuration,
-		Title: "the evidence is of another kind, or has parts", Hint: "send the log as the body, as " + MediaType + " or " + MediaTypeCCEL}
+		Title: "the evidence is of another kind, or has other parts than systemd's log", Hint: "send the log as the body, as " + MediaType + " or " + MediaTypeCCEL}
 	CodeNoRegisters = rats.CodeInfo{Code: "eventlog.registers.missing", Slot: rats.Configuration,
 		Title: "nothing vouches for register values", Hint: "ask for evidence of format tpm (of tdx for a CCEL log) too, or give the values"}
 	CodeConflict = rats.CodeInfo{Code: "eventlog.registers.conflict", Slot: rats.Configuration,
@@ -41,8 +41,9 @@ func (verifier) Descriptor() *rats.Descriptor { return descriptor }
 // Verify implements rats.Verifier. Its inputs are the registers that other formats vouch for, or Params. The log carries
 // no challenge of its own: it is as fresh as the registers.
 func (verifier) Verify(ctx context.Context, e rats.Evidence, in rats.Inputs) (rats.Verified, error) {
-	if e.Format != Format || len(e.Parts) > 0 || e.MediaType != MediaType && e.MediaType != MediaTypeCCEL {
-		return rats.Verified{}, CodeMediaType.Bad("media_type", MediaType+" or "+MediaTypeCCEL+", no parts", fmt.Sprintf("%.80q, %d parts", e.MediaType, len(e.Parts)))
+	part, err := partOf(e)
+	if err != nil {
+		return rats.Verified{}, err
 	}
 	p, err := ParseParams(in.Params)
 	if err != nil {
@@ -60,14 +61,35 @@ func (verifier) Verify(ctx context.Context, e rats.Evidence, in rats.Inputs) (ra
 	if len(values) == 0 {
 		return rats.Verified{}, CodeNoRegisters.Missing("facts.registers", "values of kind "+kind, "none")
 	}
-	c, err := log.compare(kind, values)
+	records, err := ParseSystemd(part)
+	if err != nil {
+		return rats.Verified{}, err
+	}
+	c, err := log.compare(kind, values, records)
 	if err != nil {
 		return rats.Verified{}, err
 	}
 	if err := ctx.Err(); err != nil {
 		return rats.Verified{}, err
 	}
-	return rats.Verified{Claims: claimsOf(log, e.Body, kind, c)}, nil
+	return rats.Verified{Claims: claimsOf(log, e.Body, kind, c, records, part)}, nil
+}
+
+// partOf returns systemd's log, nil if there is none.
+func partOf(e rats.Evidence) ([]byte, error) {
+	ok := e.Format == Format && (e.MediaType == MediaType || e.MediaType == MediaTypeCCEL)
+	if ok && len(e.Parts) == 0 {
+		return nil, nil
+	}
+	p, found := e.Part(PartSystemd)
+	if !ok || !found || len(e.Parts) != 1 || p.Offset != 0 || e.MediaType != MediaType {
+		return nil, CodeMediaType.Bad("media_type", MediaType+", with at most the part "+PartSystemd+", or "+MediaTypeCCEL+" without parts",
+			fmt.Sprintf("%.80q, %d parts", e.MediaType, len(e.Parts)))
+	}
+	if p.Data == nil {
+		return []byte{}, nil
+	}
+	return p.Data, nil
 }
 
 func kindOf(mediaType string) string {
@@ -91,5 +113,5 @@ func Inspect(b []byte, mediaType string) (*Claims, error) {
 			break
 		}
 	}
-	return claimsOf(log, b, kind, c), nil
+	return claimsOf(log, b, kind, c, nil, nil), nil
 }

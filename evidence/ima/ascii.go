@@ -103,11 +103,14 @@ func appendField(b []byte, f field, text []byte) ([]byte, error) {
 		b = append(append(append(b, text[:i+1]...), 0), sum...)
 	case fieldName:
 		b = append(append(b, text...), 0)
-	case fieldString:
+	case fieldXattrNames:
 		if len(text) > 0 {
 			b = append(append(b, text...), 0)
 		}
-	case fieldUint32, fieldMode:
+	case fieldUID, fieldGID, fieldMode:
+		if len(text) == 0 {
+			break
+		}
 		v, err := strconv.ParseUint(string(text), 10, 32)
 		if err != nil || f == fieldMode && v > 0xffff {
 			return nil, fmt.Errorf("number %.20q", text)

@@ -226,12 +226,15 @@ func (l *list) ascii(t testing.TB) []byte {
 			case fieldDigest, fieldDigest2, fieldModDigest:
 				head, sum, _ := strings.Cut(string(v), "\x00")
 				out.WriteString(head + hex.EncodeToString([]byte(sum)))
-			case fieldName, fieldString:
+			case fieldName, fieldXattrNames:
 				out.WriteString(strings.TrimSuffix(string(v), "\x00"))
-			case fieldUint32:
-				fmt.Fprint(&out, binary.LittleEndian.Uint32(v))
-			case fieldMode:
-				fmt.Fprint(&out, binary.LittleEndian.Uint16(v))
+			case fieldUID, fieldGID, fieldMode:
+				switch len(v) {
+				case 4:
+					fmt.Fprint(&out, binary.LittleEndian.Uint32(v))
+				case 2:
+					fmt.Fprint(&out, binary.LittleEndian.Uint16(v))
+				}
 			default:
 				out.WriteString(hex.EncodeToString(v))
 			}

@@ -96,20 +96,23 @@ func (k *checker) entry(e *Entry) {
 		return
 	}
 	known, expected := k.find(e)
-	if known || k.policyFile(e) {
+	must := k.matches(k.r.signed, e)
+	if (known || k.policyFile(e)) && !must {
 		return
 	}
-	var problem error
-	if e.Flags&FlagSig != 0 && len(k.r.keys) > 0 {
-		if problem = e.checkSignature(k.r.keys); problem == nil {
-			return
-		}
+	kind, problem := k.signature(e)
+	if kind.Code == "" && problem == nil {
+		return
+	}
+	if must {
+		k.unsigned(e, kind, problem)
+		return
 	}
 	code, want := CodeUnknown, "a path that a reference set names"
 	if len(expected) > 0 {
 		code, want = CodeChanged, digests(expected)
 	} else if problem != nil {
-		code, want = CodeSignature, "a signature by a listed key"
+		code, want = kind, "a signature by a listed key"
 	}
 	seen := e.Sum().String()
 	if problem != nil {
@@ -125,6 +128,45 @@ func (k *checker) entry(e *Entry) {
 	default:
 		k.add(code.Refuse(entryPath(e), want, seen))
 	}
+}
+
+// signature verifies the signatures of an entry by the keys listed for their kinds. It returns no code if one is accepted,
+// else the code and the problem of the first; CodeUnsigned without a problem if there is none to be verified.
+func (k *checker) signature(e *Entry) (code rats.CodeInfo, problem error) {
+	code = CodeUnsigned
+	for _, kind := range e.kinds() {
+		var err error
+		var info rats.CodeInfo
+		switch {
+		case kind == KindIMA && len(k.r.keys) > 0:
+			info = CodeSignature
+			_, err = e.checkSignature(k.r.keys)
+		case kind == KindModsig && len(k.r.modsigKeys) > 0:
+			info = CodeModsig
+			_, err = e.checkModsig(k.r.modsigKeys)
+		case kind == KindEVM && len(k.r.evmKeys) > 0:
+			info = CodeEVM
+			_, err = e.checkEVM(k.r.evmKeys, k.r.keys)
+		default:
+			continue
+		}
+		if err == nil {
+			return rats.CodeInfo{}, nil
+		}
+		if problem == nil {
+			code, problem = info, err
+		}
+	}
+	return code, problem
+}
+
+// unsigned refuses an entry that must be signed, whatever else speaks for it.
+func (k *checker) unsigned(e *Entry, code rats.CodeInfo, problem error) {
+	seen := e.Sum().String()
+	if problem != nil {
+		seen += "; " + problem.Error()
+	}
+	k.add(code.Refuse(entryPath(e), "a signature by a listed key", seen))
 }
 
 // buffer judges what the kernel measured of its own memory.

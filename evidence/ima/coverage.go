@@ -141,7 +141,7 @@ func (c *Claims) summarise(from, index int) {
 			}
 			continue
 		}
-		if e.Flags&FlagSig != 0 {
+		if e.Flags&FlagSig != 0 || len(e.Mod.Sig) > 0 || len(e.EVM.Sig) > 0 {
 			c.Signed++
 		}
 		if e.isPolicy() {
@@ -164,11 +164,12 @@ func (e *Entry) isPolicy() bool {
 
 // bufferMatches says whether the digest of an entry of template ima-buf is that of its content.
 func (e *Entry) bufferMatches() bool {
-	size, ok := bankSizes[e.Alg]
+	bank := bankOf(e.Alg)
+	size, ok := bankSizes[bank]
 	if !ok || len(e.Digest) != size {
 		return false
 	}
 	sum := make([]byte, size)
-	sumInto(e.Alg, sum, e.Buf)
+	sumInto(bank, sum, e.Buf)
 	return bytes.Equal(sum, e.Digest)
 }

@@ -27,6 +27,7 @@ const Format rats.Format = "ima"
 const (
 	MediaType      = "application/vnd.assay.ima-list"       // binary_runtime_measurements, little-endian
 	MediaTypeASCII = "application/vnd.assay.ima-list-ascii" // ascii_runtime_measurements
+	MediaTypeKeys  = "application/vnd.assay.ima-keys"       // an endorsement: PEM certificates and public keys
 	PartList       = "list"
 )
 
@@ -83,6 +84,8 @@ type Claims struct {
 	Tail       []string    `json:"tail,omitempty"`  // paths of the first 16 of them
 	Algorithms []string    `json:"algorithms"`      // of file digests
 	Signed     int         `json:"signed"`          // entries with a signature, valid or not
+	// Signatures are those of the entries, verified by the keys that were given as endorsements; none if none were given.
+	Signatures []Signature `json:"signatures,omitempty"`
 	Coverage   Coverage    `json:"coverage"`
 	List       rats.Digest `json:"list"` // SHA-256 of Entries
 	// Entries are the proven entries, packed; All reads them.
@@ -113,7 +116,7 @@ const (
 	FlagBuf                         // of a buffer, not a file; its content follows
 	FlagVerity                      // the digest is fs-verity's
 	FlagModsig                      // with an appended signature: a module, kernel or policy
-	FlagEVM                         // with extended attributes and mode
+	FlagEVM                         // with fields of template evm-sig
 	FlagExec                        // its mode allows execution
 )
 
@@ -127,18 +130,40 @@ type Entry struct {
 	Path   []byte
 	Sig    []byte // security.ima, with its type
 	Buf    []byte
+	Mod    Modsig
+	EVM    EVM
 }
+
+// Modsig is an appended signature.
+type Modsig struct {
+	Alg    string
+	Digest []byte // of the file without it, by Alg
+	Sig    []byte // PKCS #7, DER
+}
+
+// EVM is what an EVM signature covers, as far as a list carries it.
+type EVM struct {
+	Sig      []byte // security.evm, with its type
+	Names    []byte // of the extended attributes: joined by |, then NUL
+	Lengths  []byte // of their values, 4 bytes each, little-endian
+	Values   []byte // one after another
+	UID, GID uint32
+	Mode     uint16
+	Has      uint8 // which of UID (1), GID (2) and Mode (4) there are
+}
+
+const (
+	hasUID uint8 = 1 << iota
+	hasGID
+	hasMode
+)
 
 // Text returns the path in its canonical text form.
 func (e *Entry) Text() string { return rats.EscapePath(e.Path) }
 
 // Sum returns the digest; it is malformed (rats.Digest.Check) if reference values can't name its algorithm.
 func (e *Entry) Sum() rats.Digest {
-	alg := e.Alg
-	if alg == "sm3-256" || alg == "sm3_256" {
-		alg = "sm3"
-	}
-	return rats.Digest{Alg: alg, Sum: e.Digest}
+	return rats.Digest{Alg: bankOf(e.Alg), Sum: e.Digest}
 }
 
 // algNames are the file digest algorithms that pack into one byte; others carry their name.
@@ -166,6 +191,20 @@ func (e *Entry) pack(b []byte) []byte {
 	}
 	if e.Flags&FlagBuf != 0 {
 		b = appendBytes(b, e.Buf)
+	}
+	if e.Flags&FlagModsig != 0 {
+		b = appendBytes(b, []byte(e.Mod.Alg))
+		b = appendBytes(b, e.Mod.Digest)
+		b = appendBytes(b, e.Mod.Sig)
+	}
+	if m := &e.EVM; e.Flags&FlagEVM != 0 {
+		for _, p := range [][]byte{m.Sig, m.Names, m.Lengths, m.Values} {
+			b = appendBytes(b, p)
+		}
+		b = append(b, m.Has)
+		b = binary.LittleEndian.AppendUint32(b, m.UID)
+		b = binary.LittleEndian.AppendUint32(b, m.GID)
+		b = binary.LittleEndian.AppendUint16(b, m.Mode)
 	}
 	return b
 }
@@ -207,6 +246,17 @@ func (e *Entry) unpack(b []byte) ([]byte, bool) {
 	if e.Flags&FlagBuf != 0 {
 		e.Buf = next()
 	}
+	if e.Flags&FlagModsig != 0 {
+		e.Mod.Alg, e.Mod.Digest, e.Mod.Sig = string(next()), next(), next()
+	}
+	if m := &e.EVM; e.Flags&FlagEVM != 0 {
+		m.Sig, m.Names, m.Lengths, m.Values = next(), next(), next(), next()
+		if len(b) < 11 {
+			return nil, false
+		}
+		m.Has, m.UID, m.GID, m.Mode = b[0], binary.LittleEndian.Uint32(b[1:]), binary.LittleEndian.Uint32(b[5:]), binary.LittleEndian.Uint16(b[9:])
+		b = b[11:]
+	}
 	return b, ok
 }
 
@@ -235,7 +285,7 @@ var descriptor = &rats.Descriptor{
 	MediaTypes:    []string{MediaType, MediaTypeASCII},
 	Needs:         []rats.Format{"tpm"},
 	NewClaims:     func() rats.Claims { return new(Claims) },
-	ClaimsVersion: 1,
+	ClaimsVersion: 2,
 	NewRules:      func() rats.Rules { return new(Rules) },
 	Codes:         Codes,
 }

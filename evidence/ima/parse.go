@@ -47,16 +47,18 @@ const (
 	fieldModDigest
 	fieldModsig
 	fieldEVMSig
-	fieldHex
-	fieldString
-	fieldUint32
+	fieldXattrNames   // joined by |, NUL
+	fieldXattrLengths // 4 bytes each
+	fieldXattrValues
+	fieldUID
+	fieldGID
 	fieldMode
 )
 
 var fieldNames = map[string]field{
 	"d-ng": fieldDigest, "d-ngv2": fieldDigest2, "n-ng": fieldName, "sig": fieldSig, "buf": fieldBuf, "d-modsig": fieldModDigest,
-	"modsig": fieldModsig, "evmsig": fieldEVMSig, "xattrnames": fieldString, "xattrlengths": fieldHex, "xattrvalues": fieldHex,
-	"iuid": fieldUint32, "igid": fieldUint32, "imode": fieldMode,
+	"modsig": fieldModsig, "evmsig": fieldEVMSig, "xattrnames": fieldXattrNames, "xattrlengths": fieldXattrLengths,
+	"xattrvalues": fieldXattrValues, "iuid": fieldUID, "igid": fieldGID, "imode": fieldMode,
 }
 
 // template is a known template. The oldest, "ima", has a layout of its own.
@@ -255,8 +257,7 @@ func (s *binarySource) nextOld(r *record, n int) (bool, error) {
 }
 
 func (r *record) setOld(buf, digest, name []byte) []byte {
-	r.Alg, r.Digest, r.Path, r.Sig, r.Buf = "sha1", digest, name, nil, nil
-	r.Flags = 0
+	r.Entry = Entry{Index: r.Index, PCR: r.PCR, Alg: "sha1", Digest: digest, Path: name}
 	if allZero(r.sum) {
 		r.Flags = FlagViolation
 	}
@@ -272,7 +273,7 @@ func (r *record) setOld(buf, digest, name []byte) []byte {
 
 // decode reads the template data; at is its offset in the list.
 func (r *record) decode(at int) error {
-	r.Flags, r.Alg, r.Digest, r.Path, r.Sig, r.Buf = 0, "", nil, nil, nil, nil
+	r.Entry = Entry{Index: r.Index, PCR: r.PCR}
 	if allZero(r.sum) {
 		r.Flags = FlagViolation
 	}
@@ -302,7 +303,9 @@ func (r *record) decode(at int) error {
 func (r *record) set(f field, v []byte) string {
 	switch f {
 	case fieldDigest:
-		return r.setDigest(v)
+		var problem string
+		r.Alg, r.Digest, problem = digestOf(v)
+		return problem
 	case fieldDigest2:
 		kind, rest, ok := bytes.Cut(v, []byte(":"))
 		switch {
@@ -311,7 +314,9 @@ func (r *record) set(f field, v []byte) string {
 		case !ok || string(kind) != "ima":
 			return "ima: or verity: before the digest"
 		}
-		return r.setDigest(rest)
+		var problem string
+		r.Alg, r.Digest, problem = digestOf(rest)
+		return problem
 	case fieldName:
 		n := len(v) - 1
 		if n < 0 || n > maxPath || v[n] != 0 || bytes.IndexByte(v, 0) != n {
@@ -326,48 +331,86 @@ func (r *record) set(f field, v []byte) string {
 	case fieldBuf:
 		r.Buf = v
 		r.Flags |= FlagBuf
-	case fieldModsig, fieldModDigest:
+	case fieldModsig:
 		if len(v) > 0 {
 			r.Flags |= FlagModsig
+			r.Mod.Sig = v
 		}
+	case fieldModDigest:
+		if len(v) > 0 {
+			r.Flags |= FlagModsig
+			var problem string
+			r.Mod.Alg, r.Mod.Digest, problem = digestOf(v)
+			return problem
+		}
+	default:
+		return r.setEVM(f, v)
+	}
+	return ""
+}
+
+// setEVM takes over one field of what an EVM signature covers. All are empty for what is no file.
+func (r *record) setEVM(f field, v []byte) string {
+	r.Flags |= FlagEVM
+	m := &r.EVM
+	switch f {
 	case fieldEVMSig:
-		r.Flags |= FlagEVM
-	case fieldUint32:
+		m.Sig = v
+	case fieldXattrNames:
+		m.Names = v
+	case fieldXattrLengths:
+		m.Lengths = v
+	case fieldXattrValues:
+		m.Values = v
+	case fieldUID, fieldGID:
+		if len(v) == 0 {
+			break
+		}
 		if len(v) != 4 {
 			return "4 bytes"
 		}
+		if n := binary.LittleEndian.Uint32(v); f == fieldUID {
+			m.UID, m.Has = n, m.Has|hasUID
+		} else {
+			m.GID, m.Has = n, m.Has|hasGID
+		}
 	case fieldMode:
+		if len(v) == 0 {
+			break
+		}
 		if len(v) != 2 {
 			return "2 bytes"
 		}
-		if binary.LittleEndian.Uint16(v)&0o111 != 0 {
+		m.Mode, m.Has = binary.LittleEndian.Uint16(v), m.Has|hasMode
+		if m.Mode&0o111 != 0 {
 			r.Flags |= FlagExec
 		}
 	}
 	return ""
 }
 
-func (r *record) setDigest(v []byte) string {
+// digestOf reads a digest with its algorithm, and says what would have been right.
+func digestOf(v []byte) (alg string, digest []byte, problem string) {
 	i := bytes.IndexByte(v, ':')
 	if i < 1 || i > 32 || i+1 >= len(v) || v[i+1] != 0 {
-		return "an algorithm, a colon, NUL and a digest"
+		return "", nil, "an algorithm, a colon, NUL and a digest"
 	}
 	switch name := v[:i]; string(name) {
 	case "sha256":
-		r.Alg = "sha256"
+		alg = "sha256"
 	case "sha1":
-		r.Alg = "sha1"
+		alg = "sha1"
 	default:
-		r.Alg = string(name)
+		alg = string(name)
 	}
-	r.Digest = v[i+2:]
-	if size, ok := digestSizes[r.Alg]; ok && size != len(r.Digest) {
-		return fmt.Sprintf("%d bytes of %s", size, r.Alg)
+	digest = v[i+2:]
+	if size, ok := digestSizes[alg]; ok && size != len(digest) {
+		return alg, digest, fmt.Sprintf("%d bytes of %s", size, alg)
 	}
-	if len(r.Digest) == 0 || len(r.Digest) > 64 {
-		return "a digest of 1 to 64 bytes"
+	if len(digest) == 0 || len(digest) > 64 {
+		return alg, digest, "a digest of 1 to 64 bytes"
 	}
-	return ""
+	return alg, digest, ""
 }
 
 var digestSizes = map[string]int{

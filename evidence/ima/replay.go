@@ -11,14 +11,25 @@ import (
 	"hash"
 	"strconv"
 
+	"github.com/emmansun/gmsm/sm3"
+
 	"github.com/assay-attest/assay/rats"
 )
 
 // bankSizes are the banks that can be replayed.
-var bankSizes = map[string]int{"sha1": 20, "sha256": 32, "sha384": 48, "sha512": 64}
+var bankSizes = map[string]int{"sha1": 20, "sha256": 32, "sha384": 48, "sha512": 64, "sm3": 32}
 
 // bankOrder is from the strongest.
-var bankOrder = []string{"sha512", "sha384", "sha256", "sha1"}
+var bankOrder = []string{"sha512", "sha384", "sha256", "sm3", "sha1"}
+
+// bankOf returns the name of a bank or of a file digest's algorithm that digests go by here: the kernel and TPM tools have
+// three for SM3.
+func bankOf(alg string) string {
+	if alg == "sm3-256" || alg == "sm3_256" {
+		return "sm3"
+	}
+	return alg
+}
 
 // sumInto hashes b into out, which has the digest's size. No allocation: this runs for each entry.
 func sumInto(bank string, out, b []byte) {
@@ -31,6 +42,9 @@ func sumInto(bank string, out, b []byte) {
 		copy(out, d[:])
 	case "sha384":
 		d := sha512.Sum384(b)
+		copy(out, d[:])
+	case "sm3":
+		d := sm3.Sum(b)
 		copy(out, d[:])
 	default:
 		d := sha512.Sum512(b)
@@ -86,6 +100,7 @@ type replayer struct {
 	templates []seenTemplate
 	last      *state    // of the last verification, if it is of this boot
 	tail      hash.Hash // of the entries that the last verification couldn't prove
+	sums      string    // algorithm of template digests of 32 bytes, once one was seen: lists of a bank don't name it
 	sum       [64]byte
 }
 
@@ -130,9 +145,8 @@ func (p *replayer) run(s source) error {
 			return CodePCR.Bad(fmt.Sprintf("entries[%d] at offset %d", r.Index, r.offset), fmt.Sprintf("PCR %d", p.pcr), fmt.Sprintf("PCR %d", r.PCR))
 		}
 		if r.Flags&FlagViolation == 0 {
-			sum := p.sum[:len(r.sum)]
-			sumInto(sumSizes[len(sum)], sum, r.data)
-			if !bytes.Equal(sum, r.sum) {
+			sum, ok := p.check(&r)
+			if !ok {
 				return CodeTemplateDigest.Bad(fmt.Sprintf("entries[%d] at offset %d", r.Index, r.offset), hex.EncodeToString(sum), hex.EncodeToString(r.sum))
 			}
 		}
@@ -153,6 +167,32 @@ func (p *replayer) run(s source) error {
 			p.seen(&r)
 		}
 	}
+}
+
+// check computes the template digest of an entry and says whether the list states it.
+func (p *replayer) check(r *record) ([]byte, bool) {
+	sum := p.sum[:len(r.sum)]
+	bank := sumSizes[len(sum)]
+	if len(sum) == sm3.Size && p.sums != "" {
+		bank = p.sums
+	}
+	sumInto(bank, sum, r.data)
+	if bytes.Equal(sum, r.sum) {
+		if len(sum) == sm3.Size {
+			p.sums = bank
+		}
+		return sum, true
+	}
+	if len(sum) != sm3.Size || p.sums != "" {
+		return sum, false
+	}
+	var other [sm3.Size]byte
+	sumInto("sm3", other[:], r.data)
+	if !bytes.Equal(other[:], r.sum) {
+		return sum, false
+	}
+	p.sums = "sm3"
+	return r.sum, true
 }
 
 func (p *replayer) seen(r *record) {
@@ -195,7 +235,8 @@ func (p *replayer) settle() (int, error) {
 // the list extends, or that IMA uses by default, are compared.
 func targets(p Params, facts rats.Facts) (map[string]map[int][]byte, error) {
 	out := map[string]map[int][]byte{}
-	for bank, values := range p.PCRs {
+	for name, values := range p.PCRs {
+		bank := bankOf(name)
 		for text, value := range values {
 			n, err := strconv.Atoi(text)
 			v, hexErr := hex.DecodeString(value)
@@ -215,14 +256,15 @@ func targets(p Params, facts rats.Facts) (map[string]map[int][]byte, error) {
 		if r.Kind != "pcr" {
 			continue
 		}
-		if out[r.Alg] == nil {
-			out[r.Alg] = map[int][]byte{}
+		bank := bankOf(r.Alg)
+		if out[bank] == nil {
+			out[bank] = map[int][]byte{}
 		}
 		for n, v := range r.Values {
-			if old, ok := out[r.Alg][n]; ok && !bytes.Equal(old, v) {
-				return nil, CodeConflict.Bad(fmt.Sprintf("pcrs.%s.%d", r.Alg, n), "one value", "two formats vouch for different ones")
+			if old, ok := out[bank][n]; ok && !bytes.Equal(old, v) {
+				return nil, CodeConflict.Bad(fmt.Sprintf("pcrs.%s.%d", bank, n), "one value", "two formats vouch for different ones")
 			}
-			out[r.Alg][n] = v
+			out[bank][n] = v
 		}
 	}
 	return out, nil

@@ -55,7 +55,7 @@ func (s *summary) from(c *Claims) {
 	*s = summary{c.Violations, c.Violated, c.Aggregates, c.Algorithms, c.Signed, c.Coverage}
 }
 
-var stateMagic = []byte("assay/ima-state/1\n")
+var stateMagic = []byte("assay/ima-state/2\n")
 
 // encode returns magic, length of the head, head, packed entries, and the SHA-256 of all that: the state is kept by the
 // verifier, and a damaged one must not be taken for another.

@@ -41,6 +41,12 @@ var (
 		Title: "a file of data is in no reference set", Hint: "nothing to do; or exclude its path"}
 	CodeSignature = rats.CodeInfo{Code: "ima.file.signature", Slot: rats.Executables,
 		Title: "a file's signature is not accepted", Hint: "sign it with a listed key, over a SHA-256, SHA-384 or SHA-512 digest"}
+	CodeModsig = rats.CodeInfo{Code: "ima.file.modsig", Slot: rats.Executables,
+		Title: "a file's appended signature is not accepted", Hint: "sign it as modules are, with a key of modsig_keys"}
+	CodeEVM = rats.CodeInfo{Code: "ima.file.evm", Slot: rats.Executables,
+		Title: "a file's EVM signature is not accepted", Hint: "sign it portably with a key of evm_keys, over a security.ima with its SHA-2 digest"}
+	CodeUnsigned = rats.CodeInfo{Code: "ima.file.unsigned", Slot: rats.Executables,
+		Title: "a file that must be signed has no signature that could be accepted", Hint: "sign it with a listed key, or take its path out of signed"}
 	CodeBuffer = rats.CodeInfo{Code: "ima.buffer.unknown", Slot: rats.Configuration,
 		Title: "the kernel measured a buffer that the rules do not name", Hint: "add its name to buffers, or its digest to a reference set"}
 	CodeExcluded = rats.CodeInfo{Code: "ima.file.excluded", Slot: rats.FileSystem,
@@ -51,7 +57,7 @@ var (
 
 var ruleCodes = []rats.CodeInfo{
 	CodeRuleEmpty, CodeRuleValue, CodeRuleAnchor, CodeRuleUntil, CodeClaims, CodeWeak, CodeAggregate, CodeKexec,
-	CodeViolation, CodeViolationData, CodeChanged, CodeUnknown, CodeData, CodeSignature, CodeBuffer, CodeExcluded, CodeCoverage,
+	CodeViolation, CodeViolationData, CodeChanged, CodeUnknown, CodeData, CodeSignature, CodeModsig, CodeEVM, CodeUnsigned, CodeBuffer, CodeExcluded, CodeCoverage,
 }
 
 // Severities.
@@ -63,13 +69,19 @@ const (
 // defaultFunctions are the hooks that run code (S30).
 var defaultFunctions = []string{"BPRM_CHECK", "MMAP_CHECK", "MODULE_CHECK", "FIRMWARE_CHECK", "KEXEC_KERNEL_CHECK", "POLICY_CHECK"}
 
-// Rules is the section "ima" of a policy. An entry passes if a reference set holds its path with its digest, or if its
-// signature is by a listed key; everything else is a reason. Patterns are regular expressions of whole paths.
+// Rules is the section "ima" of a policy. An entry passes if a reference set holds its path with its digest, or if one of
+// its signatures is by a key listed for its kind; everything else is a reason. Patterns are regular expressions of whole paths.
 type Rules struct {
 	// Allow names reference sets of path and digest.
 	Allow []string `yaml:"allow"`
 	// Keys are PEM certificates or public keys whose signatures (security.ima) accept a file under any path.
 	Keys []string `yaml:"keys"`
+	// ModsigKeys are PEM certificates or public keys whose appended signatures (template ima-modsig) accept a file.
+	ModsigKeys []string `yaml:"modsig_keys"`
+	// EVMKeys are PEM certificates or public keys whose portable EVM signatures (template evm-sig) accept a file.
+	EVMKeys []string `yaml:"evm_keys"`
+	// Signed are paths whose files must have an accepted signature, even where a reference set knows them.
+	Signed []string `yaml:"signed"`
 	// Data are paths that hold data: unknown files there, and violations, are warnings (S31).
 	Data []string `yaml:"data"`
 	// Exclude are paths whose files are passed over if they were only read. Never code: not where the kernel's policy
@@ -87,10 +99,13 @@ type Rules struct {
 	SHA1Until string `yaml:"sha1_until"`
 
 	// Filled by Lint; without it Check allows nothing.
-	linted  bool
-	keys    []key
-	data    []*regexp.Regexp
-	exclude []*regexp.Regexp
+	linted     bool
+	keys       []key
+	modsigKeys []key
+	evmKeys    []key
+	signed     []*regexp.Regexp
+	data       []*regexp.Regexp
+	exclude    []*regexp.Regexp
 }
 
 // CoverageRules says what the kernel must measure.
@@ -111,11 +126,11 @@ var _ rats.Rules = (*Rules)(nil)
 // Lint implements rats.Rules.
 func (r *Rules) Lint() []rats.Reason {
 	var out []rats.Reason
-	r.linted, r.keys, r.data, r.exclude = false, nil, nil, nil
+	r.linted, r.signed, r.data, r.exclude = false, nil, nil, nil
 	bad := func(field, expected, seen string) {
 		out = append(out, CodeRuleValue.Refuse("ima."+field, expected, fmt.Sprintf("%q", clip(seen, 64))))
 	}
-	if len(r.Allow) == 0 && len(r.Keys) == 0 {
+	if len(r.Allow)+len(r.Keys)+len(r.ModsigKeys)+len(r.EVMKeys) == 0 {
 		out = append(out, CodeRuleEmpty.Refuse("ima", "allow or keys", "neither"))
 	}
 	for i, set := range r.Allow {
@@ -123,18 +138,25 @@ func (r *Rules) Lint() []rats.Reason {
 			bad(fmt.Sprintf("allow[%d]", i), "the name of a reference set", set)
 		}
 	}
-	for i, text := range r.Keys {
-		keys, err := parseKeys(text)
-		if err != nil {
-			bad(fmt.Sprintf("keys[%d]", i), "PEM certificates or public keys, RSA or ECDSA", err.Error())
+	for _, p := range []struct {
+		field string
+		from  []string
+		to    *[]key
+	}{{"keys", r.Keys, &r.keys}, {"modsig_keys", r.ModsigKeys, &r.modsigKeys}, {"evm_keys", r.EVMKeys, &r.evmKeys}} {
+		*p.to = nil
+		for i, text := range p.from {
+			keys, err := parseKeys(text)
+			if err != nil {
+				bad(fmt.Sprintf("%s[%d]", p.field, i), "PEM certificates or public keys, RSA or ECDSA", err.Error())
+			}
+			*p.to = append(*p.to, keys...)
 		}
-		r.keys = append(r.keys, keys...)
 	}
 	for _, p := range []struct {
 		field string
 		from  []string
 		to    *[]*regexp.Regexp
-	}{{"data", r.Data, &r.data}, {"exclude", r.Exclude, &r.exclude}} {
+	}{{"signed", r.Signed, &r.signed}, {"data", r.Data, &r.data}, {"exclude", r.Exclude, &r.exclude}} {
 		for i, text := range p.from {
 			field := fmt.Sprintf("%s[%d]", p.field, i)
 			if !strings.HasPrefix(strings.TrimPrefix(text, "^"), "/") {

@@ -11,14 +11,19 @@ import (
 	"encoding/binary"
 	"encoding/pem"
 	"fmt"
+	"slices"
 
 	_ "crypto/sha256" // hash algorithms of signatures
 	_ "crypto/sha512"
+
+	"github.com/assay-attest/assay/rats"
 )
 
-// Types of security.ima (security/integrity/integrity.h, enum evm_ima_xattr_type).
+// Types of security.ima and security.evm (security/integrity/integrity.h, enum evm_ima_xattr_type).
 const (
 	xattrDigsig       = 0x03
+	xattrDigestNG     = 0x04
+	xattrEVMPortable  = 0x05
 	xattrVerityDigsig = 0x06
 )
 
@@ -33,6 +38,7 @@ var hashAlgos = map[byte]struct {
 type key struct {
 	ids    [][]byte // the last 4 bytes of the certificate's subject key id, and of the SHA-1 of the key
 	public crypto.PublicKey
+	name   rats.Digest // SHA-256 of the SubjectPublicKeyInfo
 }
 
 // parseKeys reads PEM blocks of type CERTIFICATE or PUBLIC KEY.
@@ -96,56 +102,81 @@ func parseKey(block *pem.Block) (key, error) {
 	}
 	sum := sha1.Sum(info.Key.Bytes) //nolint:gosec // a name, not a proof
 	k.ids = append(k.ids, sum[len(sum)-4:])
+	k.name = rats.SHA256(spki)
 	return k, nil
+}
+
+// header is struct signature_v2_hdr, which stands before the signature in security.ima and security.evm.
+type header struct {
+	kind, version, algo byte
+	id, sig             []byte
+	hash                crypto.Hash
+	name                string // of the hash algorithm
+}
+
+func parseHeader(s []byte) (header, error) {
+	if len(s) < 9 {
+		return header{}, fmt.Errorf("a signature of %d bytes", len(s))
+	}
+	h := header{kind: s[0], version: s[1], algo: s[2], id: s[3:7], sig: s[9:]}
+	if size := int(binary.BigEndian.Uint16(s[7:])); size != len(h.sig) {
+		return header{}, fmt.Errorf("a signature that claims %d bytes and has %d", size, len(h.sig))
+	}
+	known, ok := hashAlgos[h.algo]
+	if !ok {
+		return header{}, fmt.Errorf("a signature over hash algorithm %d", h.algo)
+	}
+	h.hash, h.name = known.hash, known.name
+	return h, nil
+}
+
+// fileID returns the digest of struct ima_file_id {type, algorithm, digest}, which signatures of version 3 are over.
+func (h header) fileID(digest []byte) []byte {
+	w := h.hash.New()
+	w.Write([]byte{h.kind, h.algo})
+	w.Write(digest)
+	return w.Sum(nil)
+}
+
+// verify finds the key by the id that the signature names.
+func (h header) verify(keys []key, digest []byte) (*key, error) {
+	known := false
+	for i := range keys {
+		if !slices.ContainsFunc(keys[i].ids, func(id []byte) bool { return bytes.Equal(id, h.id) }) {
+			continue
+		}
+		known = true
+		if verifySignature(keys[i].public, h.hash, digest, h.sig) {
+			return &keys[i], nil
+		}
+	}
+	if !known {
+		return nil, fmt.Errorf("a signature by key %x, which is not listed", h.id)
+	}
+	return nil, fmt.Errorf("a signature that is not valid, by key %x", h.id)
 }
 
 // checkSignature verifies security.ima of an entry (security/integrity/digsig_asymmetric.c): version 2 signs the file's
 // digest; version 3 the digest of a struct ima_file_id that holds type, algorithm and digest, as fs-verity's digests are
-// signed. It returns what is wrong.
-func (e *Entry) checkSignature(keys []key) error {
-	s := e.Sig
-	if len(s) < 9 {
-		return fmt.Errorf("a signature of %d bytes", len(s))
+// signed. It returns the key that signed, or what is wrong.
+func (e *Entry) checkSignature(keys []key) (*key, error) {
+	h, err := parseHeader(e.Sig)
+	if err != nil {
+		return nil, err
 	}
-	kind, version, algo := s[0], s[1], s[2]
-	id, size := s[3:7], int(binary.BigEndian.Uint16(s[7:]))
-	sig := s[9:]
-	if size != len(sig) {
-		return fmt.Errorf("a signature that claims %d bytes and has %d", size, len(sig))
-	}
-	h, ok := hashAlgos[algo]
-	if !ok || h.name != e.Alg || h.hash.Size() != len(e.Digest) {
-		return fmt.Errorf("a signature over hash algorithm %d of a digest by %.20q", algo, e.Alg)
+	if h.name != e.Alg || h.hash.Size() != len(e.Digest) {
+		return nil, fmt.Errorf("a signature over hash algorithm %d of a digest by %.20q", h.algo, e.Alg)
 	}
 	digest := e.Digest
 	verity := e.Flags&FlagVerity != 0
 	switch {
-	case kind == xattrDigsig && version == 2 && !verity:
-	case version == 3 && (kind == xattrVerityDigsig && verity || kind == xattrDigsig && !verity):
-		w := h.hash.New()
-		w.Write([]byte{kind, algo})
-		w.Write(e.Digest)
-		digest = w.Sum(nil)
+	case h.kind == xattrDigsig && h.version == 2 && !verity:
+	case h.version == 3 && (h.kind == xattrVerityDigsig && verity || h.kind == xattrDigsig && !verity):
+		digest = h.fileID(e.Digest)
 	default:
-		return fmt.Errorf("a signature of type %d, version %d", kind, version)
+		return nil, fmt.Errorf("a signature of type %d, version %d", h.kind, h.version)
 	}
-	known := false
-	for _, k := range keys {
-		for _, have := range k.ids {
-			if !bytes.Equal(have, id) {
-				continue
-			}
-			known = true
-			if verifySignature(k.public, h.hash, digest, sig) {
-				return nil
-			}
-			break
-		}
-	}
-	if !known {
-		return fmt.Errorf("a signature by key %x, which is not listed", id)
-	}
-	return fmt.Errorf("a signature that is not valid, by key %x", id)
+	return h.verify(keys, digest)
 }
 
 func verifySignature(public crypto.PublicKey, h crypto.Hash, digest, sig []byte) bool {

@@ -32,10 +32,12 @@ var (
 		Title: "entries that the last list ended with, then unquoted, are not what was extended", Hint: "treat the machine as compromised: entries were made up or taken back"}
 	CodeResume = rats.CodeInfo{Code: "ima.resume.malformed", Slot: rats.Executables,
 		Title: "the state of the last verification can't be read", Hint: "the next attestation starts from the whole list"}
+	CodeKeys = rats.CodeInfo{Code: "ima.keys.malformed", Slot: rats.Executables,
+		Title: "the keys to verify signatures by can't be read", Hint: "give PEM certificates or public keys, RSA from 2048 bits or ECDSA"}
 )
 
 var verifyCodes = []rats.CodeInfo{
-	CodeMediaType, CodeOffset, CodeNoRegisters, CodeConflict, CodePCR, CodeTemplateDigest, CodeReplay, CodeTail, CodeResume,
+	CodeMediaType, CodeOffset, CodeNoRegisters, CodeConflict, CodePCR, CodeTemplateDigest, CodeReplay, CodeTail, CodeResume, CodeKeys,
 }
 
 const aggregateName = "boot_aggregate"
@@ -56,8 +58,9 @@ func (verifier) Continue(params, resume []byte) []byte {
 
 func (verifier) Descriptor() *rats.Descriptor { return descriptor }
 
-// Verify implements rats.Verifier. Its inputs are the registers and the boot that other formats vouch for, Params, and
-// what the last verification of the same boot left (Resume). The list carries no challenge: it is as fresh as the
+// Verify implements rats.Verifier. Its inputs are the registers and the boot that other formats vouch for, Params, what
+// the last verification of the same boot left (Resume), and keys (endorsements of MediaTypeKeys) by which the claims list
+// signatures. The list carries no challenge: it is as fresh as the
 // registers.
 func (verifier) Verify(ctx context.Context, e rats.Evidence, in rats.Inputs) (rats.Verified, error) {
 	p, err := ParseParams(in.Params)
@@ -69,6 +72,10 @@ func (verifier) Verify(ctx context.Context, e rats.Evidence, in rats.Inputs) (ra
 		return rats.Verified{}, err
 	}
 	want, err := targets(p, in.Facts)
+	if err != nil {
+		return rats.Verified{}, err
+	}
+	keys, err := endorsedKeys(in)
 	if err != nil {
 		return rats.Verified{}, err
 	}
@@ -90,7 +97,11 @@ func (verifier) Verify(ctx context.Context, e rats.Evidence, in rats.Inputs) (ra
 	if err != nil {
 		return rats.Verified{}, err
 	}
-	return r.verified(boot, want)
+	v, err := r.verified(boot, want)
+	if c, ok := v.Claims.(*Claims); ok && err == nil {
+		c.verifySignatures(keys)
+	}
+	return v, err
 }
 
 // listOf returns the list and the number of entries left out before it.
@@ -150,7 +161,7 @@ func replay(ctx context.Context, list []byte, ascii bool, from, last *state, wan
 		}
 	}
 	if len(values) == 0 {
-		return nil, CodeNoRegisters.Missing("facts.registers", fmt.Sprintf("PCR %d in bank sha256, sha384, sha512 or sha1", pcr), "nothing")
+		return nil, CodeNoRegisters.Missing("facts.registers", fmt.Sprintf("PCR %d in bank sha256, sha384, sha512, sm3 or sha1", pcr), "nothing")
 	}
 	modes := []bool{false, true}
 	if from.Count > 0 {
@@ -282,7 +293,8 @@ func (c *Claims) aggregate(want map[string]map[int][]byte) {
 			return
 		}
 		c.Aggregate = AggregateUnchecked
-		pcrs := want[e.Alg]
+		bank := bankOf(e.Alg)
+		pcrs := want[bank]
 		var both []byte
 		for n := range 10 {
 			v, ok := pcrs[n]
@@ -295,14 +307,14 @@ func (c *Claims) aggregate(want map[string]map[int][]byte) {
 			both = append(both, v...)
 		}
 		c.Aggregate = AggregateMismatch
-		size := bankSizes[e.Alg]
+		size := bankSizes[bank]
 		sum := make([]byte, size)
 		for _, n := range []int{10, 8} {
 			if len(both) < n*size {
 				c.Aggregate = AggregateUnchecked // PCRs 8 and 9 could be part of it
 				continue
 			}
-			if sumInto(e.Alg, sum, both[:n*size]); hex.EncodeToString(sum) == hex.EncodeToString(e.Digest) {
+			if sumInto(bank, sum, both[:n*size]); hex.EncodeToString(sum) == hex.EncodeToString(e.Digest) {
 				c.Aggregate = AggregateMatch
 				return
 			}

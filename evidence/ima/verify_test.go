@@ -31,7 +31,7 @@ func everyTemplate() *list {
 func TestEveryTemplateReplays(t *testing.T) {
 	l := everyTemplate()
 	c, _ := mustVerify(t, evidence(l.b), l.inputs("a"))
-	if c.Count != l.count || c.Violated != 1 || c.Violations[0] != (Violation{10, "/usr/bin/open"}) || c.Signed != 2 || c.Aggregate != AggregateMatch {
+	if c.Count != l.count || c.Violated != 1 || c.Violations[0] != (Violation{10, "/usr/bin/open"}) || c.Signed != 4 || c.Aggregate != AggregateMatch {
 		t.Errorf("%+v", c)
 	}
 	ascii := evidence(l.ascii(t))

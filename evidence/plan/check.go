@@ -76,10 +76,7 @@ func (r *Rules) Check(claims rats.Claims, refs rats.Lookup, now time.Time) []rat
 		}
 		rules[ids[0]] = rule
 		rule.times(c, ids[0], out)
-		c := &check{rule: rule, scope: scope, refs: refs, now: now, out: out, codes: fileCodes}
-		if scope.Kind == plan.KindCommand || scope.Kind == plan.KindCheck {
-			c.codes = itemCodes
-		}
+		c := &check{codes: codesOf(scope.Kind), rule: rule, scope: scope, refs: refs, now: now, out: out}
 		c.run(measured[ids[0]])
 	}
 	r.Timing.run(c, refs, rules, out)
@@ -149,14 +146,16 @@ func (r *report) reasons() []rats.Reason {
 // codes are the reasons a test's outcomes can yield.
 type codes struct{ changed, unknown, unreadable, missing rats.CodeInfo }
 
-var (
-	fileCodes = codes{CodeChanged, CodeUnknown, CodeUnreadable, CodeMissing}
-	itemCodes = codes{CodeValue, CodeItem, CodeUnmeasured, CodeAbsent}
-)
+func codesOf(kind string) codes {
+	if kind == plan.KindCommand || kind == plan.KindCheck {
+		return codes{changed: CodeValue, unknown: CodeItem, unreadable: CodeUnmeasured, missing: CodeAbsent}
+	}
+	return codes{changed: CodeChanged, unknown: CodeUnknown, unreadable: CodeUnreadable, missing: CodeMissing}
+}
 
 // check judges one test.
 type check struct {
-	codes
+	codes codes
 	rule  TestRule
 	scope plan.Scope
 	refs  rats.Lookup

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/assay-attest/assay/evidence/hcl"
 	"github.com/assay-attest/assay/evidence/snp"
 	"github.com/assay-attest/assay/rats"
 )
@@ -223,7 +224,7 @@ func azureCase(t *testing.T, c testCase, b []byte) (map[string]any, error) {
 	if err != nil {
 		return nil, err
 	}
-	h, err := snp.ParseHCL(a.HCL)
+	h, err := hcl.Parse(a.HCL)
 	if err != nil {
 		return nil, err
 	}
@@ -244,18 +245,18 @@ func azureCase(t *testing.T, c testCase, b []byte) (map[string]any, error) {
 
 // tdxCase reads a paravisor's report of a TDX guest; without its TD quote nothing more can be said.
 func tdxCase(t *testing.T, b []byte) (map[string]any, error) {
-	h, err := snp.ParseHCL(b)
+	h, err := hcl.Parse(b)
 	if err != nil {
 		return nil, err
 	}
-	td, err := snp.ParseTDReport(h.Report)
+	td, err := hcl.ParseTDReport(h.Hardware)
 	if err != nil {
 		t.Errorf("TD report: %v", err)
 	}
 	if td != nil && (td.ReportData != h.ReportData() || td.MRTD == [48]byte{}) {
 		t.Error("the TD report says nothing")
 	}
-	if _, err := snp.New().Verify(t.Context(), rats.Evidence{Format: snp.Format, MediaType: snp.MediaTypeHCL, Body: b}, rats.Inputs{}); !hasCode(err, snp.CodeHCLKind) {
+	if _, err := snp.New().Verify(t.Context(), rats.Evidence{Format: snp.Format, MediaType: snp.MediaTypeHCL, Body: b}, rats.Inputs{}); !hasCode(err, hcl.CodeKind) {
 		t.Errorf("as SEV-SNP: %v", err)
 	}
 	return map[string]any{

@@ -6,15 +6,16 @@ import (
 	"strings"
 	"time"
 
+	"github.com/assay-attest/assay/evidence/hcl"
 	"github.com/assay-attest/assay/rats"
 )
 
 // How a report is bound to the exchange.
 const (
 	BoundReportData = "report-data" // its report data is the user data
-	BoundUserData   = "user-data"   // the paravisor included the user data
-	BoundAKQuote    = "ak-quote"    // a quote by the key it names is bound to the exchange
-	BoundNone       = "none"        // nothing was asked to be bound
+	BoundUserData   = hcl.BoundUserData
+	BoundAKQuote    = hcl.BoundAKQuote
+	BoundNone       = hcl.BoundNone
 )
 
 // Claims is what a verified report says. Byte strings are lower-case hex.
@@ -53,7 +54,7 @@ type Claims struct {
 	ReportIDMA       string      `json:"report_id_ma"`
 	MigrationAgent   bool        `json:"migration_agent"` // one is associated
 	Binding          string      `json:"binding"`         // report-data, user-data, ak-quote, none
-	HCL              *HCLClaims  `json:"hcl,omitempty"`
+	HCL              *hcl.Claims `json:"hcl,omitempty"`
 }
 
 // GuestPolicy is the guest policy in names.
@@ -62,22 +63,6 @@ type GuestPolicy struct {
 	Permits []string `json:"permits"` // smt, migration, debug, cxl
 	Demands []string `json:"demands"` // single-socket, mem-aes-256-xts, rapl-disabled, ciphertext-hiding, page-swap-disabled
 	Unknown bool     `json:"unknown"` // bits without a known meaning are set
-}
-
-// HCLClaims is what Azure's paravisor adds.
-type HCLClaims struct {
-	ReportType      string      `json:"report_type"`
-	Bound           bool        `json:"vardata_bound"`
-	Vardata         string      `json:"vardata_sha256"`
-	AK              rats.Digest `json:"ak"` // SHA-256 of the vTPM's attestation key as SubjectPublicKeyInfo
-	AKModulus       string      `json:"hcl_ak_modulus_sha256"`
-	ConsoleEnabled  bool        `json:"console_enabled"`
-	SecureBoot      bool        `json:"secure_boot"`
-	TPMEnabled      bool        `json:"tpm_enabled"`
-	TPMPersisted    bool        `json:"tpm_persisted"`
-	VMID            string      `json:"vm_id"`
-	RootCertificate string      `json:"root_cert_thumbprint"`
-	UserData        string      `json:"user_data"`
 }
 
 // ClaimsOf implements rats.Claims.

@@ -20,20 +20,6 @@ func FuzzParseReport(f *testing.F) {
 	})
 }
 
-func FuzzParseHCL(f *testing.F) {
-	g := newGuest(f, snp.Milan, 2)
-	p := newParavisor(f, g)
-	e, _ := g.make()
-	f.Add(e.Body)
-	f.Add(tdWrap(p)(nil))
-	f.Fuzz(func(_ *testing.T, b []byte) {
-		if h, err := snp.ParseHCL(b); err == nil {
-			_, _ = h.AK()
-			_, _ = snp.ParseTDReport(h.Report)
-		}
-	})
-}
-
 func FuzzParseCertTable(f *testing.F) {
 	f.Add(table(f, snp.CertEntry{GUID: snp.GUIDVCEK, Data: []byte("abc")}))
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/assay-attest/assay/evidence/hcl"
 	"github.com/assay-attest/assay/rats"
 )
 
@@ -25,14 +26,14 @@ func Import(b []byte) (rats.Evidence, error) {
 	if len(b) > maxBody {
 		return rats.Evidence{}, CodeUnknownForm.Bad("file", "at most 1 MiB", fmt.Sprintf("%d bytes", len(b)))
 	}
-	if isHCL(b) {
+	if hcl.Detect(b) {
 		return rats.Evidence{Format: Format, MediaType: MediaTypeHCL, Body: b}, nil
 	}
 	if t := bytes.TrimSpace(b); len(t) > 0 && t[0] == '{' {
 		return importJSON(t)
 	}
 	if raw, ok := decodeText(b); ok {
-		if isHCL(raw) {
+		if hcl.Detect(raw) {
 			return rats.Evidence{Format: Format, MediaType: MediaTypeHCL, Body: raw}, nil
 		}
 		b = raw
@@ -53,7 +54,7 @@ func Import(b []byte) (rats.Evidence, error) {
 
 func evidenceOf(report, certs []byte) rats.Evidence {
 	e := rats.Evidence{Format: Format, MediaType: MediaType, Body: report}
-	if isHCL(report) {
+	if hcl.Detect(report) {
 		e.MediaType = MediaTypeHCL
 	}
 	if len(certs) > 0 {
@@ -138,7 +139,7 @@ func ParseAzure(b []byte) (*Azure, error) {
 			a.TDQuote = raw
 		}
 	}
-	if !ok || !isHCL(a.HCL) || len(a.TPMQuote.PCRs) > 24 {
+	if !ok || !hcl.Detect(a.HCL) || len(a.TPMQuote.PCRs) > 24 {
 		return nil, CodeUnknownForm.Bad("json", "a paravisor's report and a TPM quote", "something else")
 	}
 	return a, nil
@@ -312,18 +313,4 @@ func (a *anyBytes) UnmarshalJSON(b []byte) error {
 	}
 	*a = raw
 	return nil
-}
-
-// hexBytes is bytes as hex.
-type hexBytes []byte
-
-// UnmarshalJSON implements json.Unmarshaler.
-func (h *hexBytes) UnmarshalJSON(b []byte) error {
-	var text string
-	if err := json.Unmarshal(b, &text); err != nil {
-		return err
-	}
-	raw, err := hex.DecodeString(text)
-	*h = raw
-	return err
 }

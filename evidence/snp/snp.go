@@ -12,6 +12,7 @@ package snp
 import (
 	"slices"
 
+	"github.com/assay-attest/assay/evidence/hcl"
 	"github.com/assay-attest/assay/rats"
 )
 
@@ -21,7 +22,7 @@ const Format rats.Format = "snp"
 // Media types. Which of the two a body is is told by its content.
 const (
 	MediaType    = "application/vnd.assay.snp-report"
-	MediaTypeHCL = "application/vnd.assay.azure-hcl-report"
+	MediaTypeHCL = hcl.MediaType
 )
 
 // PartCerts is the name of the one part a piece of evidence may have: certificates beside the report, as the table of the
@@ -30,10 +31,7 @@ const PartCerts = "certs"
 
 // KeyAK is the use of the key that an HCL report vouches for: the attestation key of the guest's vTPM, as
 // SubjectPublicKeyInfo.
-const KeyAK = "ak"
-
-// formatTPM is the format whose quotes an HCL report can be linked to.
-const formatTPM rats.Format = "tpm"
+const KeyAK = rats.KeyAK
 
 // Product is a line of AMD processors that share a root key.
 type Product string
@@ -59,7 +57,7 @@ func productOfCPU(family, model byte) (Product, bool) {
 }
 
 // Codes lists every code of this package.
-var Codes = slices.Concat(reportCodes, chainCodes, verifyCodes, hclCodes, importCodes, ruleCodes)
+var Codes = slices.Concat(reportCodes, chainCodes, verifyCodes, importCodes, ruleCodes)
 
 var descriptor = &rats.Descriptor{
 	ID:         Format,
@@ -67,12 +65,12 @@ var descriptor = &rats.Descriptor{
 	Doc:        "formats/snp.md",
 	MediaTypes: []string{MediaType, MediaTypeHCL},
 	// An HCL report is bound to an exchange only by a quote of the TPM whose key it names (S01).
-	Needs:         []rats.Format{formatTPM},
+	Needs:         []rats.Format{hcl.FormatTPM},
 	Hardware:      true,
 	NewClaims:     func() rats.Claims { return new(Claims) },
 	ClaimsVersion: 1,
 	NewRules:      func() rats.Rules { return new(Rules) },
-	Codes:         Codes,
+	Codes:         slices.Concat(Codes, hcl.Codes),
 }
 
 // New returns the verifier of SEV-SNP reports. It remembers the certificates it has verified.
@@ -83,9 +81,9 @@ func Describe() *rats.Descriptor { return descriptor }
 
 // Detect says whether raw bytes could be evidence of this format.
 func Detect(b []byte) bool {
-	if isHCL(b) {
-		h, err := ParseHCL(b)
-		return err != nil || h.Kind == KindSNP
+	if hcl.Detect(b) {
+		h, err := hcl.Parse(b)
+		return err != nil || h.Kind == hcl.KindSNP
 	}
 	if len(b) < ReportSize || len(b) > maxBody {
 		return false

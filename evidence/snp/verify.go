@@ -11,6 +11,7 @@ import (
 	"math/big"
 	"slices"
 
+	"github.com/assay-attest/assay/evidence/hcl"
 	"github.com/assay-attest/assay/rats"
 )
 
@@ -57,15 +58,15 @@ func (v *verifier) Verify(_ context.Context, e rats.Evidence, in rats.Inputs) (r
 		return rats.Verified{}, err
 	}
 	raw := body
-	var hcl *HCL
-	if isHCL(body) {
-		if hcl, err = ParseHCL(body); err != nil {
+	var envelope *hcl.Report
+	if hcl.Detect(body) {
+		if envelope, err = hcl.Parse(body); err != nil {
 			return rats.Verified{}, err
 		}
-		if hcl.Kind != KindSNP {
-			return rats.Verified{}, CodeHCLKind.Bad("hcl report type", KindSNP, hcl.Kind)
+		if envelope.Kind != hcl.KindSNP {
+			return rats.Verified{}, hcl.CodeKind.Bad("hcl report type", hcl.KindSNP, envelope.Kind)
 		}
-		raw = hcl.Report
+		raw = envelope.Hardware
 	}
 	r, err := ParseReport(raw)
 	if err != nil {
@@ -90,7 +91,7 @@ func (v *verifier) Verify(_ context.Context, e rats.Evidence, in rats.Inputs) (r
 	if c.Debug {
 		out.Marks = []string{rats.MarkDebug}
 	}
-	if err := bind(r, hcl, c, in, &out); err != nil {
+	if err := bind(r, envelope, c, in, &out); err != nil {
 		return rats.Verified{}, err
 	}
 	return out, nil
@@ -133,10 +134,10 @@ func split(b []byte) (body, table []byte, err error) {
 	switch {
 	case len(b) > maxBody:
 		return nil, nil, CodeMalformed.Bad("body", "at most 1 MiB", fmt.Sprintf("%d bytes", len(b)))
-	case isHCL(b) || len(b) <= ReportSize:
+	case hcl.Detect(b) || len(b) <= ReportSize:
 		return b, nil, nil
 	}
-	at, ok := padded(b, ReportSize)
+	at, ok := hcl.Padded(b, ReportSize)
 	if ok {
 		return b[:ReportSize], nil, nil
 	}
@@ -234,14 +235,13 @@ func bigEndian(b [72]byte) *big.Int {
 }
 
 // bind checks that the report is of this exchange and adds what it vouches for.
-func bind(r *Report, hcl *HCL, c *Claims, in rats.Inputs, out *rats.Verified) error {
-	keys, err := checkBinding(in.Binding)
-	if err != nil {
+func bind(r *Report, envelope *hcl.Report, c *Claims, in rats.Inputs, out *rats.Verified) (err error) {
+	if envelope != nil {
+		c.HCL, c.Binding, err = envelope.Tie(in, Format, out)
 		return err
 	}
-	out.Facts.Keys = keys
-	if hcl != nil {
-		return bindHCL(hcl, c, in, out)
+	if out.Facts.Keys, err = checkBinding(in.Binding); err != nil {
+		return err
 	}
 	if in.Binding.Profile == rats.ProfileNone {
 		return nil
@@ -252,42 +252,6 @@ func bind(r *Report, hcl *HCL, c *Claims, in rats.Inputs, out *rats.Verified) er
 	}
 	c.Binding = BoundReportData
 	out.Facts.UserData = [][]byte{want}
-	return nil
-}
-
-// bindHCL ties a paravisor's report to the exchange: by the user data that the guest had it include, or by a quote of the key
-// it names, verified before and bound to the same exchange. Only the second is a link to the TPM (S01).
-func bindHCL(hcl *HCL, c *Claims, in rats.Inputs, out *rats.Verified) error {
-	ak, err := hcl.AK()
-	if err != nil {
-		return err
-	}
-	modulus := rats.SHA256(hcl.Data.AK.N.Bytes())
-	vm := hcl.Data.VM
-	c.HCL = &HCLClaims{
-		ReportType: hcl.Kind, Bound: true, Vardata: hex.EncodeToString(rats.SHA256(hcl.Runtime).Sum), AK: rats.SHA256(ak), AKModulus: hex.EncodeToString(modulus.Sum),
-		ConsoleEnabled: vm.ConsoleEnabled, SecureBoot: vm.SecureBoot, TPMEnabled: vm.TPMEnabled, TPMPersisted: vm.TPMPersisted,
-		VMID: clip(vm.VMID), RootCertificate: clip(vm.RootCertThumbprint), UserData: clipHex(hcl.Data.UserData),
-	}
-	quoted, linked := in.Facts.Key(KeyAK)
-	if linked && !bytes.Equal(quoted.Public, ak) {
-		return CodeHCLOtherAK.Bad("hcl keys.HCLAkPub", rats.SHA256(ak).String(), rats.SHA256(quoted.Public).String())
-	}
-	out.Facts.Keys = append(out.Facts.Keys, rats.BoundKey{Use: KeyAK, Public: ak})
-	if linked {
-		out.Links = []rats.Link{{From: formatTPM, To: Format, Kind: rats.LinkAKInReport}}
-	}
-	switch {
-	case in.Binding.Profile == rats.ProfileNone:
-		return nil
-	case hcl.hasUserData(in.Binding.UserData):
-		c.Binding = BoundUserData
-	case linked:
-		c.Binding = BoundAKQuote
-	default:
-		return CodeHCLUnlinked.Bad("hcl user-data", clipHex(in.Binding.UserData)+", or a quote by the key in the report", clipHex(hcl.Data.UserData))
-	}
-	out.Facts.UserData = [][]byte{bytes.Clone(in.Binding.UserData)}
 	return nil
 }
 

@@ -19,27 +19,36 @@ import (
 
 	"github.com/assay-attest/assay/enclave/abi"
 	"github.com/assay-attest/assay/evidence/dcap"
+	"github.com/assay-attest/assay/evidence/hcl"
 	"github.com/assay-attest/assay/rats"
 )
 
 // Format is the id of this format.
 const Format rats.Format = "tdx"
 
-// MediaType is the media type of a quote.
-const MediaType = "application/vnd.assay.tdx-quote"
+// Media types: of a quote, and of a report of Azure's paravisor with the quote beside it.
+const (
+	MediaType    = "application/vnd.assay.tdx-quote"
+	MediaTypeHCL = hcl.MediaType
+)
+
+// PartQuote is the name of the one part beside a paravisor's report: the quote of the TDREPORT in it.
+const PartQuote = "quote"
 
 // What can be wrong besides what package dcap says of every quote.
 var (
 	CodeMediaType = rats.CodeInfo{Code: "tdx.evidence.media-type", Slot: rats.InstanceIdentity,
-		Title: "the evidence is of another kind", Hint: "send evidence of format tdx as " + MediaType + ", without parts"}
+		Title: "the evidence is of another kind", Hint: "send evidence of format tdx as " + MediaType + ", without parts, or a paravisor's report with the part " + PartQuote}
 	CodeBody = rats.CodeInfo{Code: "tdx.quote.body", Slot: rats.Hardware,
 		Title: "the quote is not of a TDX trust domain", Hint: "verify an SGX quote as format sgx"}
 	CodeReport = rats.CodeInfo{Code: "tdx.quote.local-report", Slot: rats.Hardware,
 		Title: "the bytes are a TDREPORT, which only its own platform can check", Hint: "let the quoting enclave make a quote of it"}
+	CodeOtherReport = rats.CodeInfo{Code: "tdx.hcl.other-report", Slot: rats.Hardware,
+		Title: "the quote is of another TDREPORT than the one in the paravisor's report", Hint: "have the quote made of exactly this report"}
 )
 
 // Codes are the reasons of this package; those of package dcap come besides.
-var Codes = slices.Concat([]rats.CodeInfo{CodeMediaType, CodeBody, CodeReport}, ruleCodes)
+var Codes = slices.Concat([]rats.CodeInfo{CodeMediaType, CodeBody, CodeReport, CodeOtherReport}, ruleCodes)
 
 // Claims are what a verified quote says about the trust domain and its platform.
 type Claims struct {
@@ -65,6 +74,8 @@ type Claims struct {
 	TCB            dcap.TCB          `json:"tcb"`
 	Collateral     dcap.Used         `json:"collateral"`
 	ReportData     string            `json:"report_data,omitempty"` // only where no manifest is bound
+	HCL            *hcl.Claims       `json:"hcl,omitempty"`         // behind Azure's paravisor
+	Binding        string            `json:"binding,omitempty"`     // of such a report: user-data, ak-quote, none
 }
 
 // ClaimsOf implements rats.Claims.
@@ -79,15 +90,17 @@ func (c *Claims) TCBStatus() (status string, advisories []string, date time.Time
 func (c *Claims) DebugEnabled() bool { return c.Debug }
 
 var descriptor = &rats.Descriptor{
-	ID:            Format,
-	Title:         "TDX quote",
-	Doc:           "formats/tdx.md",
-	MediaTypes:    []string{MediaType},
+	ID:         Format,
+	Title:      "TDX quote",
+	Doc:        "formats/tdx.md",
+	MediaTypes: []string{MediaType, MediaTypeHCL},
+	// A paravisor's report is bound to an exchange only by a quote of the TPM whose key it names (S01).
+	Needs:         []rats.Format{hcl.FormatTPM},
 	Hardware:      true,
 	NewClaims:     func() rats.Claims { return new(Claims) },
 	ClaimsVersion: 1,
 	NewRules:      func() rats.Rules { return new(Rules) },
-	Codes:         slices.Concat(Codes, dcap.Codes, abi.Codes[:1]),
+	Codes:         slices.Concat(Codes, dcap.Codes, hcl.Codes, abi.Codes[:1]),
 }
 
 type verifier struct{ dcap *dcap.Verifier }
@@ -123,19 +136,35 @@ func (verifier) Descriptor() *rats.Descriptor { return descriptor }
 // Verify implements rats.Verifier. Its inputs are the binding, the time, the collateral among the endorsements
 // (dcap.ParseCollateral says what is recognised) and, for tests and private roots, the anchors. It vouches for the
 // registers RTMR0 to RTMR3, into which a boot log can be replayed.
+//
+// A report of Azure's paravisor counts only with a quote of the TDREPORT in it; the binding is then that of the report:
+// of Facts the key KeyAK is taken that a TPM quote was verified with.
 func (v verifier) Verify(_ context.Context, e rats.Evidence, in rats.Inputs) (rats.Verified, error) {
-	if e.Format != Format || e.MediaType != MediaType || len(e.Parts) > 0 {
-		return rats.Verified{}, CodeMediaType.Bad("media_type", MediaType+", no parts", string(e.Format))
-	}
-	q, body, err := Parse(e.Body)
+	raw, envelope, err := open(e)
 	if err != nil {
 		return rats.Verified{}, err
+	}
+	q, body, err := Parse(raw)
+	if err != nil {
+		return rats.Verified{}, err
+	}
+	if envelope != nil {
+		verdict, err := v.dcap.Verify(q, moduleOf(body), in)
+		if err != nil {
+			return rats.Verified{}, err
+		}
+		return tie(envelope, q, body, verdict, in)
 	}
 	verdict, out, err := v.dcap.Judge(q, moduleOf(body), body.ReportData[:], in)
 	if err != nil {
 		return rats.Verified{}, err
 	}
-	c := claimsOf(q, body, verdict)
+	describeTD(&out, claimsOf(q, body, verdict), body)
+	return out, nil
+}
+
+// describeTD adds what an authentic quote says, whatever it is bound to.
+func describeTD(out *rats.Verified, c *Claims, body abi.TDBody) {
 	registers := rats.Registers{By: Format, Kind: "rtmr", Alg: "sha384", Values: make(map[int][]byte, len(body.RTMR))}
 	for i, value := range body.RTMR {
 		registers.Values[i] = bytesOf(value)
@@ -144,7 +173,6 @@ func (v verifier) Verify(_ context.Context, e rats.Evidence, in rats.Inputs) (ra
 	if out.Claims = c; c.Debug {
 		out.Marks = []string{rats.MarkDebug}
 	}
-	return out, nil
 }
 
 func bytesOf(b [48]byte) []byte { return b[:] }

@@ -32,7 +32,7 @@ var (
 	CodeCertMalformed = rats.CodeInfo{Code: "tpm.certificate.malformed", Slot: rats.Hardware,
 		Title: "the certificate can't be read", Hint: "give it as DER, PEM, or the content of the TPM's NV index"}
 	CodeCertNoAnchor = rats.CodeInfo{Code: "tpm.certificate.no-anchor", Slot: rats.Hardware,
-		Title: "no trust anchor is at hand", Hint: "give the certificates of the TPM's maker with --ca"}
+		Title: "the trust anchors that were given can't be read", Hint: "give certificates with --ca, or leave it out to use the built-in ones"}
 	CodeCertUntrusted = rats.CodeInfo{Code: "tpm.certificate.untrusted", Slot: rats.Hardware,
 		Title: "the certificate does not chain to a trust anchor", Hint: "give the certificates of the TPM's maker, intermediate ones too"}
 	CodeCertSignature = rats.CodeInfo{Code: "tpm.certificate.signature", Slot: rats.Hardware,
@@ -55,7 +55,8 @@ var (
 
 var certificateCodes = []rats.CodeInfo{
 	CodeCertMalformed, CodeCertNoAnchor, CodeCertUntrusted, CodeCertSignature, CodeCertExpired, CodeCertEarly,
-	CodeCertIssuer, CodeCertCritical, CodeCertUse, CodeCertSHA1, CodeCertSoftware,
+	CodeCertIssuer, CodeCertCritical, CodeCertUse, CodeCertSHA1, CodeCertSoftware, CodeCertRevoked, CodeCRLSignature,
+	CodeCRLExpired, CodeCRLMissing,
 }
 
 // The kinds of keys that a certificate can be for.
@@ -86,6 +87,11 @@ type CertificateClaims struct {
 	Padding       int       `json:"padding"` // bytes after it
 	Chain         []string  `json:"chain"`   // subjects, from the issuer to the anchor
 	Quirks        []string  `json:"quirks"`
+	Vendor        string    `json:"vendor,omitempty"`         // of the built-in set's certificate that the chain ends in
+	Virtual       bool      `json:"vendor_virtual,omitempty"` // which is a cloud's
+	CRL           string    `json:"crl,omitempty"`            // unchecked, current, expired, not-yet-valid; of a verified chain
+	CRLUntil      time.Time `json:"crl_until,omitzero"`
+	Device        *Device   `json:"device,omitempty"` // of IAK and IDevID
 }
 
 // ClaimsOf implements rats.Claims.
@@ -99,6 +105,10 @@ type CertificateRules struct {
 	Software bool `yaml:"software"`
 	// SHA1Until accepts chains that are signed with SHA-1, until then.
 	SHA1Until time.Time `yaml:"sha1_until"`
+	// RequireCRL refuses chains of which not every certificate was looked up in a list that is in its time.
+	RequireCRL bool `yaml:"require_crl"`
+	// Roles are the roles of device keys that are accepted (iak, idevid, ak, unknown); if empty, all.
+	Roles Strings `yaml:"roles"`
 }
 
 // Lint implements rats.Rules.
@@ -129,7 +139,25 @@ func (r *CertificateRules) Check(c rats.Claims, _ rats.Lookup, now time.Time) (r
 	if claims.Kind == KindEK && claims.Software && !r.Software {
 		reasons = append(reasons, CodeCertSoftware.Refuse("software", "the TPM of a maker", claims.Manufacturer+" "+claims.Model))
 	}
-	return reasons
+	if d := claims.Device; d != nil && len(r.Roles) > 0 && !slices.Contains(r.Roles, d.Role) {
+		reasons = append(reasons, CodeCertUse.Refuse("device.role", fmt.Sprint(r.Roles), d.Role))
+	}
+	return append(reasons, crlReasons(claims.CRL, r.RequireCRL)...)
+}
+
+// crlReasons says what the state of revocation lists means. A missing list is a claim; one out of its time a warning,
+// since nobody knows what was revoked after it.
+func crlReasons(state string, required bool) []rats.Reason {
+	switch {
+	case state == CRLExpired || state == CRLNotYetValid:
+		if required {
+			return []rats.Reason{CodeCRLExpired.Refuse("crl", CRLCurrent, state)}
+		}
+		return []rats.Reason{CodeCRLExpired.At(rats.Warning, "crl", CRLCurrent, state)}
+	case state != CRLCurrent && required:
+		return []rats.Reason{CodeCRLMissing.Refuse("crl", CRLCurrent, state)}
+	}
+	return nil
 }
 
 type certificateVerifier struct{}
@@ -141,46 +169,39 @@ var certificateDescriptor = &rats.Descriptor{
 }
 
 // NewCertificate returns the verifier of certificates of TPM keys in files. The body is the certificate: DER, PEM, or
-// the content of a TPM's NV index with its header and padding. Its trust anchors are endorsements of type
-// MediaTypeAnchor, DER: each is trusted, intermediate ones too. There are no built-in ones.
+// the content of a TPM's NV index with its header and padding. Endorsements of type MediaTypeAnchor (DER) are trust
+// anchors, intermediate ones too, and replace the built-in ones (VendorRoots). In all others certificates and revocation
+// lists are recognised by content; they are trusted by nobody.
 func NewCertificate() rats.Verifier { return certificateVerifier{} }
 
 func (certificateVerifier) Descriptor() *rats.Descriptor { return certificateDescriptor }
 
 // Verify implements rats.Verifier. A certificate is genuine if a chain leads to an anchor, with every certificate of it
-// valid at Inputs.Now, both ends included. Nothing is bound: certificates answer no challenge.
+// valid at Inputs.Now, both ends included, and none of it on a list of its issuer. Nothing is bound: certificates answer
+// no challenge.
 func (certificateVerifier) Verify(_ context.Context, e rats.Evidence, in rats.Inputs) (rats.Verified, error) {
 	leaf, claims, err := openCertificate(e.Body)
 	if err != nil {
 		return rats.Verified{}, err
 	}
-	var anchors, others []*x509.Certificate
-	for _, end := range in.Endorsements {
-		list := &others
-		if end.MediaType == MediaTypeAnchor {
-			list = &anchors
-		}
-		if c, err := readCertificate(end.Body); err == nil {
-			*list = append(*list, c)
-		}
+	have := gather(in.Endorsements)
+	if have.operator && len(have.anchors) == 0 {
+		return rats.Verified{}, CodeCertNoAnchor.Missing("ca", "certificates", "none")
 	}
-	if len(anchors) == 0 {
-		return rats.Verified{}, CodeCertNoAnchor.Missing("ca", "certificates of TPM makers", "none")
-	}
-	chain, err := buildChain(leaf, anchors, others, in.Now)
+	j, err := judgeChain(leaf, have.trusted(), have.others, have.lists, in.Now)
 	if err != nil {
 		return rats.Verified{}, err
 	}
-	for i, c := range chain {
-		if i > 0 {
-			claims.Chain = append(claims.Chain, clip(c.Subject.String()))
-		}
-		if h := signatureHash(c); i < len(chain)-1 && h == "sha1" {
-			claims.SignatureHash = h
-		}
+	for _, c := range j.chain[1:] {
+		claims.Chain = append(claims.Chain, clip(c.Subject.String()))
 	}
+	claims.SignatureHash, claims.Vendor, claims.Virtual = j.hash, j.vendor, j.virtual
+	claims.CRL, claims.CRLUntil = j.revocation.At(in.Now), j.revocation.Until
 	v := rats.Verified{Claims: claims, Until: leaf.NotAfter}
-	if claims.Kind == KindEK && claims.Software {
+	if claims.CRL == CRLCurrent && claims.CRLUntil.Before(v.Until) {
+		v.Until = claims.CRLUntil
+	}
+	if claims.Kind == KindEK && (claims.Software || claims.Virtual && !have.operator) {
 		v.Marks = []string{rats.MarkSoftwareTPM}
 	}
 	return v, nil
@@ -232,6 +253,9 @@ func openCertificate(b []byte) (*x509.Certificate, *CertificateClaims, error) {
 	c.Manufacturer, c.Model = makerOf(cert)
 	c.Software = isSoftware(cert, c.Manufacturer, c.Model)
 	c.Kind = kindOf(cert, c.Manufacturer)
+	if c.Kind == KindDevice {
+		c.Device = deviceOf(cert)
+	}
 	c.Quirks = quirksOf(cert, c)
 	return cert, c, nil
 }

@@ -1,7 +1,6 @@
 package tpm
 
 import (
-	"crypto"
 	"crypto/ecdsa"
 	"crypto/rsa"
 	"crypto/x509"
@@ -38,7 +37,8 @@ type chainBuilder struct {
 	firstRank       int
 }
 
-// buildChain returns the certificates from leaf to an anchor. The leaf itself may be an anchor.
+// buildChain returns the certificates from leaf to an anchor. The leaf itself may be an anchor. The zero time asks for no
+// dates.
 func buildChain(leaf *x509.Certificate, anchors, others []*x509.Certificate, now time.Time) ([]*x509.Certificate, error) {
 	b := &chainBuilder{anchors: anchors, others: others, now: now}
 	if err := usable(leaf, now); err != nil {
@@ -108,7 +108,16 @@ func (b *chainBuilder) issuer(c *x509.Certificate, below int) error {
 	if (c.MaxPathLen > 0 || c.MaxPathLenZero) && below > c.MaxPathLen {
 		return CodeCertIssuer.Bad(clip(c.Subject.String()), fmt.Sprintf("at most %d CAs under it", c.MaxPathLen), fmt.Sprint(below))
 	}
+	if constrained(c) {
+		return CodeCertCritical.Bad(clip(c.Subject.String()), "extensions that are understood", "name constraints")
+	}
 	return usable(c, b.now)
+}
+
+// constrained says whether a CA may issue for some names only, which no chain of a TPM needs and nothing here judges.
+func constrained(c *x509.Certificate) bool {
+	return c.PermittedDNSDomainsCritical || len(c.PermittedDNSDomains)+len(c.ExcludedDNSDomains)+len(c.PermittedIPRanges)+len(c.ExcludedIPRanges)+
+		len(c.PermittedEmailAddresses)+len(c.ExcludedEmailAddresses)+len(c.PermittedURIDomains)+len(c.ExcludedURIDomains) > 0
 }
 
 // usable checks validity, both ends included, and that no critical extension is of unknown meaning.
@@ -117,10 +126,10 @@ func usable(c *x509.Certificate, now time.Time) error {
 	if path == "" {
 		path = "certificate"
 	}
-	if now.Before(c.NotBefore) {
+	if !now.IsZero() && now.Before(c.NotBefore) {
 		return CodeCertEarly.Bad(path, "a moment from "+c.NotBefore.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 	}
-	if now.After(c.NotAfter) {
+	if !now.IsZero() && now.After(c.NotAfter) {
 		return CodeCertExpired.Bad(path, "a moment up to "+c.NotAfter.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 	}
 	for _, id := range c.UnhandledCriticalExtensions {
@@ -133,23 +142,39 @@ func usable(c *x509.Certificate, now time.Time) error {
 
 // checkSigned checks c's signature by the issuer's key.
 func checkSigned(c, issuer *x509.Certificate) error {
-	if c.SignatureAlgorithm != x509.SHA1WithRSA && c.SignatureAlgorithm != x509.ECDSAWithSHA1 {
-		return issuer.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature)
-	}
-	h := crypto.SHA1.New()
-	h.Write(c.RawTBSCertificate)
-	digest := h.Sum(nil)
-	switch key := issuer.PublicKey.(type) {
-	case *rsa.PublicKey:
-		if c.SignatureAlgorithm == x509.SHA1WithRSA {
-			return rsa.VerifyPKCS1v15(key, crypto.SHA1, digest, c.Signature)
-		}
-	case *ecdsa.PublicKey:
-		if c.SignatureAlgorithm == x509.ECDSAWithSHA1 && ecdsa.VerifyASN1(key, digest, c.Signature) {
-			return nil
+	return checkSignature(issuer.PublicKey, c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature, issuer)
+}
+
+// weakestHash returns the hash of the weakest signature below the anchor.
+func weakestHash(chain []*x509.Certificate) string {
+	hash := signatureHash(chain[0])
+	for _, c := range chain[:len(chain)-1] {
+		if h := signatureHash(c); h == "sha1" {
+			hash = h
 		}
 	}
-	return fmt.Errorf("the signature is not valid")
+	return hash
+}
+
+// climb returns the certificate with those of others that signed their way up from it, as far as it goes. It proves
+// nothing: where the way leads is for buildChain to say.
+func climb(leaf *x509.Certificate, others []*x509.Certificate) []*x509.Certificate {
+	path := []*x509.Certificate{leaf}
+	for checks := 0; len(path) < maxChain; {
+		last := path[len(path)-1]
+		i := slices.IndexFunc(others, func(c *x509.Certificate) bool {
+			if string(c.RawSubject) != string(last.RawIssuer) || slices.ContainsFunc(path, c.Equal) || checks >= maxChecks {
+				return false
+			}
+			checks++
+			return checkSigned(last, c) == nil
+		})
+		if i < 0 {
+			return path
+		}
+		path = append(path, others[i])
+	}
+	return path
 }
 
 func signatureHash(c *x509.Certificate) string {
@@ -210,18 +235,8 @@ func kindOf(c *x509.Certificate, manufacturer string) string {
 		return func(id asn1.ObjectIdentifier) bool { return strings.HasPrefix(id.String()+".", prefix) }
 	}
 	if slices.ContainsFunc(c.UnknownExtKeyUsage, tcg(oidTCGPurpose)) || slices.ContainsFunc(c.PolicyIdentifiers, tcg(oidTCGPolicy)) ||
-		hasModuleName(c) {
+		deviceOf(c).HWType != "" {
 		return KindDevice
 	}
 	return KindUnknown
-}
-
-func hasModuleName(c *x509.Certificate) bool {
-	der, err := asn1.Marshal(oidHardwareModule)
-	if err != nil {
-		return false
-	}
-	return slices.ContainsFunc(c.Extensions, func(e pkix.Extension) bool {
-		return e.Id.Equal(oidSAN) && strings.Contains(string(e.Value), string(der))
-	})
 }

@@ -62,8 +62,9 @@ var enrolCodes = []rats.CodeInfo{
 type Enrolment struct {
 	EK           []byte      `json:"ek"` // TPM2B_PUBLIC
 	EKDigest     rats.Digest `json:"ek_digest"`
-	EKCert       []byte      `json:"ek_cert,omitempty"` // DER
-	AK           []byte      `json:"ak"`                // TPM2B_PUBLIC
+	EKCert       []byte      `json:"ek_cert,omitempty"`  // DER
+	EKChain      [][]byte    `json:"ek_chain,omitempty"` // DER of issuers of it, which prove nothing by themselves
+	AK           []byte      `json:"ak"`                 // TPM2B_PUBLIC
 	Manufacturer string      `json:"manufacturer,omitempty"`
 	Model        string      `json:"model,omitempty"`
 	Software     bool        `json:"software"`
@@ -74,10 +75,11 @@ type Enrolment struct {
 const maxCertificate = 8 << 10
 
 // maxEnrolment bounds the JSON of a record.
-const maxEnrolment = 32 << 10
+const maxEnrolment = 64 << 10
 
-// Enrol makes the record of the keys (TPM2B_PUBLIC) and the EK's certificate (DER, may be empty) of a TPM. It refuses
-// keys that could not carry attestation; it does not judge who issued the certificate, which rules do (Rules.Vouch).
+// Enrol makes the record of the keys (TPM2B_PUBLIC) and the EK's certificate (DER, may be empty) of a TPM. Behind the
+// certificate those of its issuers may stand, as the TPM's NV holds them. It refuses keys that could not carry
+// attestation; it does not judge who issued the certificate, which rules do (Rules.Vouch).
 func Enrol(ekPub, ekCertDER, akPub []byte, now time.Time) (Enrolment, error) {
 	ek, err := parsePublic(ekPub)
 	if err != nil {
@@ -103,7 +105,7 @@ func Enrol(ekPub, ekCertDER, akPub []byte, now time.Time) (Enrolment, error) {
 	if len(ekCertDER) == 0 {
 		return r, nil
 	}
-	cert, err := parseEKCert(ekCertDER)
+	cert, issuers, err := openEKCert(ekCertDER)
 	if err != nil {
 		return Enrolment{}, CodeEKCertMalformed.Bad("ek_cert", "an X.509 certificate", err.Error())
 	}
@@ -113,7 +115,46 @@ func Enrol(ekPub, ekCertDER, akPub []byte, now time.Time) (Enrolment, error) {
 	r.EKCert = bytes.Clone(cert.Raw) // without header and padding
 	r.Manufacturer, r.Model = makerOf(cert)
 	r.Software = isSoftware(cert, r.Manufacturer, r.Model)
-	return r, nil
+	return r.WithIssuers(issuers), nil
+}
+
+// WithIssuers adds those of the certificates (DER) to the record that lead upwards from the EK's certificate, so that
+// rules need not hold them. They prove nothing by themselves: rules trust what ends in one of their own anchors.
+func (r Enrolment) WithIssuers(ders [][]byte) Enrolment {
+	cert, err := readCertificate(r.EKCert)
+	if err != nil || len(ders) == 0 {
+		return r
+	}
+	others := parsed(r.EKChain)
+	for _, der := range ders[:min(len(ders), maxIssuers)] {
+		if c, err := readCertificate(der); err == nil {
+			others = append(others, c)
+		}
+	}
+	r.EKChain = rawOf(climb(cert, others)[1:])
+	return r
+}
+
+// openEKCert reads an EK certificate and those that may follow it.
+func openEKCert(b []byte) (*x509.Certificate, [][]byte, error) {
+	if cert, err := parseEKCert(b); err == nil {
+		return cert, nil, nil
+	}
+	if len(b) > maxChainBytes {
+		return nil, nil, fmt.Errorf("it has %d bytes, at most %d", len(b), maxChainBytes)
+	}
+	var first asn1.RawValue
+	rest, err := asn1.Unmarshal(b, &first)
+	if err != nil || len(rest) == 0 {
+		cert, err := parseEKCert(b)
+		return cert, nil, err
+	}
+	cert, err := parseEKCert(first.FullBytes)
+	if err != nil {
+		return nil, nil, err
+	}
+	issuers, err := readCertificates(rest)
+	return cert, rawOf(issuers), err
 }
 
 // Endorsement wraps the record for Inputs.Endorsements. Its time is that of the enrolment.

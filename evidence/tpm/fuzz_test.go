@@ -2,8 +2,10 @@ package tpm
 
 import (
 	"bytes"
+	"crypto/x509"
 	"encoding/hex"
 	"testing"
+	"time"
 )
 
 // Seeds, made by swtpm 0.7.1: an AK, a quote of it and the signature.
@@ -175,5 +177,26 @@ func FuzzCertificate(f *testing.F) {
 			t.Errorf("%d + %d + %d bytes of %d", header, len(der), padding, len(b))
 		}
 		_ = DetectCertificate(b)
+	})
+}
+
+func FuzzCollateral(f *testing.F) {
+	for _, r := range VendorRoots()[:3] {
+		f.Add(r.Cert.Raw)
+	}
+	f.Add([]byte("-----BEGIN X509 CRL-----\nMAA=\n-----END X509 CRL-----\n"))
+	leaf := VendorRoots()[0].Cert
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c := &collateral{}
+		c.add(b)
+		if len(c.others) > maxIssuers || len(c.lists) > 1 {
+			t.Errorf("%d certificates and %d lists", len(c.others), len(c.lists))
+		}
+		for _, cert := range c.others {
+			_ = deviceOf(cert)
+			_, _ = judgeChain(cert, everyAnchor(), c.others, c.lists, time.Time{})
+		}
+		_, _ = checkRevoked([]*x509.Certificate{leaf, leaf}, c.lists)
+		_, _, _ = openEKCert(b)
 	})
 }

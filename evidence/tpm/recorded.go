@@ -88,8 +88,14 @@ func (recordedVerifier) Verify(_ context.Context, e rats.Evidence, in rats.Input
 	if err != nil {
 		return rats.Verified{}, CodeAKMalformed.Bad(PartAK, "a public key", err.Error())
 	}
-	_, inside := e.Part(PartAK)
-	c := &Claims{PCRs: make(map[string]map[string]string), Recorded: &Recorded{Container: r.kind, KeyInside: !inside, Signed: true, Values: true}}
+	given, beside := e.Part(PartAK)
+	c := &Claims{PCRs: make(map[string]map[string]string), Recorded: &Recorded{Container: r.kind, KeyInside: !beside, Signed: true, Values: true}}
+	if c.AKSource = SourceGiven; !beside {
+		c.AKSource = SourceInside
+	}
+	if err := c.addRecordedAK(given.Data, key, in); err != nil {
+		return rats.Verified{}, err
+	}
 	var facts rats.Facts
 	for i, q := range r.quotes {
 		a, got, err := checkRecorded(key, q, values, in.Binding.UserData, c.Recorded)
@@ -110,6 +116,32 @@ func (recordedVerifier) Verify(_ context.Context, e rats.Evidence, in rats.Input
 	}
 	facts.Boots = []rats.Boot{{By: Format, ID: BootID([]byte(c.Recorded.Key), c.ResetCount, c.RestartCount)}}
 	return rats.Verified{Claims: c, Facts: facts}, nil
+}
+
+// addRecordedAK judges a key that was given as a certificate: under anchors that the caller names it must be one of an
+// attestation key; under the built-in makers it may be.
+func (c *Claims) addRecordedAK(part []byte, key *public, in rats.Inputs) error {
+	certs, err := readCertificates(part)
+	if err != nil {
+		return nil // a bare key
+	}
+	have := gather(in.Endorsements)
+	k, err := openAKCert(part, key)
+	if err != nil && (have.operator || deviceOf(certs[0]).Role == RoleIDevID) {
+		return err // an IDevID key signs anything, quotes of its owner's making too
+	}
+	if err != nil {
+		return nil
+	}
+	c.AKCertificate, c.Device = k.cert.Raw, k.device
+	_, err = judgeChain(k.cert, have.trusted(), append(k.others, have.others...), have.lists, in.Now)
+	switch {
+	case err == nil:
+		c.AKSource = k.device.source()
+	case have.operator || isRevoked(err):
+		return err
+	}
+	return nil
 }
 
 // openRecorded reads the file and puts the parts in their places.

@@ -315,17 +315,18 @@ func TestCertificateWithOneThingChangedIsRefused(t *testing.T) {
 		want    rats.CodeInfo
 		missing bool
 	}{
-		"no anchor":     {good, now, nil, tpm.CodeCertNoAnchor, true},
-		"other maker":   {good, now, [][]byte{softtpm.NewCA(rand.Reader).DER()}, tpm.CodeCertUntrusted, false},
-		"same name":     {good, now, [][]byte{namesake.cert.Raw}, tpm.CodeCertSignature, false},
-		"flipped":       {flipped, now, [][]byte{maker.cert.Raw}, tpm.CodeCertSignature, false},
-		"expired":       {good, now.Add(time.Minute + time.Second), [][]byte{maker.cert.Raw}, tpm.CodeCertExpired, false},
-		"too early":     {good, now.Add(-time.Minute - time.Second), [][]byte{maker.cert.Raw}, tpm.CodeCertEarly, false},
-		"no issuer":     {noCA.issue(t, ek, nil), now, [][]byte{noCA.cert.Raw}, tpm.CodeCertIssuer, false},
-		"critical":      {strange, now, [][]byte{maker.cert.Raw}, tpm.CodeCertCritical, false},
-		"tail":          {append(bytes.Clone(good), 1), now, [][]byte{maker.cert.Raw}, tpm.CodeCertMalformed, false},
-		"mixed padding": {append(bytes.Clone(good), 0, 0xff), now, [][]byte{maker.cert.Raw}, tpm.CodeCertMalformed, false},
-		"cut":           {good[:len(good)-1], now, [][]byte{maker.cert.Raw}, tpm.CodeCertMalformed, false},
+		"built-in only":  {good, now, nil, tpm.CodeCertUntrusted, false},
+		"anchor is none": {good, now, [][]byte{[]byte("x")}, tpm.CodeCertNoAnchor, true},
+		"other maker":    {good, now, [][]byte{softtpm.NewCA(rand.Reader).DER()}, tpm.CodeCertUntrusted, false},
+		"same name":      {good, now, [][]byte{namesake.cert.Raw}, tpm.CodeCertSignature, false},
+		"flipped":        {flipped, now, [][]byte{maker.cert.Raw}, tpm.CodeCertSignature, false},
+		"expired":        {good, now.Add(time.Minute + time.Second), [][]byte{maker.cert.Raw}, tpm.CodeCertExpired, false},
+		"too early":      {good, now.Add(-time.Minute - time.Second), [][]byte{maker.cert.Raw}, tpm.CodeCertEarly, false},
+		"no issuer":      {noCA.issue(t, ek, nil), now, [][]byte{noCA.cert.Raw}, tpm.CodeCertIssuer, false},
+		"critical":       {strange, now, [][]byte{maker.cert.Raw}, tpm.CodeCertCritical, false},
+		"tail":           {append(bytes.Clone(good), 1), now, [][]byte{maker.cert.Raw}, tpm.CodeCertMalformed, false},
+		"mixed padding":  {append(bytes.Clone(good), 0, 0xff), now, [][]byte{maker.cert.Raw}, tpm.CodeCertMalformed, false},
+		"cut":            {good[:len(good)-1], now, [][]byte{maker.cert.Raw}, tpm.CodeCertMalformed, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := judgeCertificate(t, c.der, c.at, c.anchors...)

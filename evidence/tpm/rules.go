@@ -5,7 +5,6 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
 	"slices"
 	"strconv"
@@ -18,11 +17,21 @@ import (
 // What can be wrong with the section "tpm" of a policy, and with claims in its eyes.
 var (
 	CodeRuleEmpty = rats.CodeInfo{Code: "tpm.rule.no-trust", Slot: rats.Hardware,
-		Title: "nothing says which TPMs are trusted", Hint: "give ek_cas (certificates of TPM makers) or ek_pins (digests of endorsement keys)"}
+		Title: "nothing says which TPMs are trusted", Hint: "give ek_vendors (built-in makers), ek_cas (certificates of TPM makers) or ek_pins (digests of endorsement keys)"}
 	CodeRuleCA = rats.CodeInfo{Code: "tpm.rule.bad-ca", Slot: rats.Hardware,
 		Title: "a trusted certificate can't be read", Hint: "give PEM blocks of type CERTIFICATE"}
 	CodeRulePin = rats.CodeInfo{Code: "tpm.rule.bad-pin", Slot: rats.Hardware,
 		Title: "a pinned endorsement key is not a SHA-256 digest", Hint: "write sha256: and 64 lower-case hex digits, of the key's SubjectPublicKeyInfo"}
+	CodeRuleVendor = rats.CodeInfo{Code: "tpm.rule.bad-vendor", Slot: rats.Hardware,
+		Title: "a maker is not one of the built-in set", Hint: "use all, or an id of the table in docs/formats/tpm.md; give other makers' CAs in ek_cas"}
+	CodeRuleCRL = rats.CodeInfo{Code: "tpm.rule.bad-crl", Slot: rats.Hardware,
+		Title: "a revocation list can't be read", Hint: "give one PEM block of type X509 CRL in each entry"}
+	CodeRuleSource = rats.CodeInfo{Code: "tpm.rule.bad-ak-source", Slot: rats.InstanceIdentity,
+		Title: "what is demanded of the attestation key can't be met", Hint: "use credential, iak and ak-certificate; for the last two give iak_cas or ek_vendors"}
+	CodeAKSource = rats.CodeInfo{Code: "tpm.ak.source", Slot: rats.InstanceIdentity,
+		Title: "the attestation key is not certified as policy demands", Hint: "let the agent send the certificate of the machine's IAK, and name its maker's CA in iak_cas"}
+	CodeEKSHA1 = rats.CodeInfo{Code: "tpm.ek.sha1", Slot: rats.Hardware,
+		Title: "the endorsement key's certificate chain is signed with SHA-1", Hint: "pin the key in ek_pins instead, or give sha1_until for a while"}
 	CodeRuleBank = rats.CodeInfo{Code: "tpm.rule.bad-bank", Slot: rats.Configuration,
 		Title: "the PCR bank is not one that counts", Hint: "use sha256, sha384 or sha512"}
 	CodeRulePCR = rats.CodeInfo{Code: "tpm.rule.bad-pcr", Slot: rats.Configuration,
@@ -30,9 +39,9 @@ var (
 	CodeRuleValue = rats.CodeInfo{Code: "tpm.rule.bad-value", Slot: rats.Configuration,
 		Title: "an allowed PCR value is not a digest of the bank", Hint: "write the value as hex, of the bank's length, at least one"}
 	CodeEKUntrusted = rats.CodeInfo{Code: "tpm.ek.untrusted", Slot: rats.InstanceIdentity,
-		Title: "the endorsement key is neither pinned nor certified by a trusted TPM maker", Hint: "add its maker's CA to ek_cas, or its digest to ek_pins"}
+		Title: "the endorsement key is neither pinned nor certified by a trusted TPM maker", Hint: "add its maker to ek_vendors, its maker's CA to ek_cas, or its digest to ek_pins; ek_issuers may fill gaps in the chain"}
 	CodeHardwareUnproven = rats.CodeInfo{Code: "tpm.ek.hardware-unproven", Slot: rats.Hardware,
-		Title: "nothing proves that the key is in a genuine TPM", Hint: "add its maker's CA to ek_cas, or its digest to ek_pins"}
+		Title: "nothing proves that the key is in a genuine TPM", Hint: "add its maker to ek_vendors, its maker's CA to ek_cas, or its digest to ek_pins; ek_issuers may fill gaps in the chain"}
 	CodePCRMissing = rats.CodeInfo{Code: "tpm.pcr.missing", Slot: rats.Configuration,
 		Title: "a PCR that policy judges was not quoted", Hint: "let the node attest again: the policy was changed since"}
 	CodeRuleFirmware = rats.CodeInfo{Code: "tpm.rule.bad-firmware", Slot: rats.Hardware,
@@ -60,7 +69,7 @@ var (
 var ruleCodes = []rats.CodeInfo{
 	CodeRuleEmpty, CodeRuleCA, CodeRulePin, CodeRuleBank, CodeRulePCR, CodeRuleValue, CodeEKUntrusted,
 	CodeHardwareUnproven, CodePCRMissing, CodePCRMismatch, CodeRuleFirmware, CodeResets, CodeRestarts, CodeClockUnsafe,
-	CodeFirmware,
+	CodeFirmware, CodeRuleVendor, CodeRuleCRL, CodeRuleSource, CodeAKSource, CodeEKSHA1,
 }
 
 // Strings is a list of strings that may be written as a single one.
@@ -85,6 +94,19 @@ func (s *Strings) UnmarshalYAML(unmarshal func(any) error) error {
 type Rules struct {
 	// EKCAs are PEM certificates of TPM makers, each a trust anchor, intermediate ones too.
 	EKCAs Strings `yaml:"ek_cas"`
+	// EKVendors are makers of the built-in set (VendorRoots) by their ids, or "all": those whose TPMs are hardware.
+	EKVendors Strings `yaml:"ek_vendors"`
+	// EKIssuers are PEM certificates that may fill the gap between an EK certificate and an anchor. They are not trusted.
+	EKIssuers Strings `yaml:"ek_issuers"`
+	// EKCRLs are revocation lists of TPM makers, PEM.
+	EKCRLs Strings `yaml:"ek_crls"`
+	// RequireCRL refuses chains of which not every certificate was looked up in a list that is in its time. Pinned keys
+	// have no chain.
+	RequireCRL bool `yaml:"require_crl"`
+	// AKSources lists what must tie the attestation key to its TPM, any of: credential, iak, ak-certificate. If empty,
+	// the enrolment is enough. IAKCAs are the PEM anchors of its certificate, of machines' makers; if empty, EKVendors count.
+	AKSources Strings `yaml:"ak_sources"`
+	IAKCAs    Strings `yaml:"iak_cas"`
 	// EKPins are the digests (sha256:…) of single endorsement keys that are trusted without a certificate (EKDigest).
 	EKPins Strings `yaml:"ek_pins"`
 	// Bank is the PCR bank: sha256 (if empty), sha384 or sha512.
@@ -111,7 +133,11 @@ type Rules struct {
 
 	// Filled by Lint; without it Check trusts nothing.
 	bank    string
-	anchors *x509.CertPool
+	cas     []*x509.Certificate // of EKCAs
+	anchors []*x509.Certificate // and of EKVendors
+	issuers []*x509.Certificate
+	lists   []*x509.RevocationList
+	iaks    []*x509.Certificate
 	pins    map[string]bool
 	allowed map[int][]string
 	asked   Params
@@ -133,25 +159,8 @@ func (r *Rules) Lint() []rats.Reason {
 	}
 	reasons := slices.Concat(r.lintTrust(), r.lintPCRs(), r.lintFirmware())
 	if len(reasons) > 0 {
-		r.anchors, r.pins, r.akPins = nil, nil, nil // a section with mistakes trusts nothing
+		r.anchors, r.cas, r.iaks, r.pins, r.akPins = nil, nil, nil, nil, nil // a section with mistakes trusts nothing
 	}
-	return reasons
-}
-
-func (r *Rules) lintTrust() (reasons []rats.Reason) {
-	if len(r.EKCAs) == 0 && len(r.EKPins) == 0 && len(r.AKPins) == 0 {
-		reasons = append(reasons, CodeRuleEmpty.Refuse("tpm", "ek_cas or ek_pins", "neither"))
-	}
-	if len(r.EKCAs) > 0 {
-		r.anchors = x509.NewCertPool()
-	}
-	for i, text := range r.EKCAs {
-		if err := addAnchors(r.anchors, text); err != nil {
-			reasons = append(reasons, CodeRuleCA.Refuse(fmt.Sprintf("tpm.ek_cas[%d]", i), "PEM certificates", err.Error()))
-		}
-	}
-	r.pins = pinsOf("ek_pins", r.EKPins, &reasons)
-	r.akPins = pinsOf("ak_pins", r.AKPins, &reasons)
 	return reasons
 }
 
@@ -175,34 +184,6 @@ func (r *Rules) lintFirmware() (reasons []rats.Reason) {
 		}
 	}
 	return reasons
-}
-
-func addAnchors(pool *x509.CertPool, text string) error {
-	rest := []byte(text)
-	n := 0
-	for len(strings.TrimSpace(string(rest))) > 0 {
-		block, after := pem.Decode(rest)
-		if block == nil {
-			return fmt.Errorf("text that is no PEM block, after %d certificates", n)
-		}
-		if block.Type != "CERTIFICATE" {
-			return fmt.Errorf("a PEM block of type %s", clip(block.Type))
-		}
-		cert, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return fmt.Errorf("certificate %d: %w", n+1, err)
-		}
-		if cert.BasicConstraintsValid && !cert.IsCA {
-			return fmt.Errorf("certificate %d is not one of a CA", n+1)
-		}
-		pool.AddCert(cert)
-		rest = after
-		n++
-	}
-	if n == 0 {
-		return fmt.Errorf("no certificate")
-	}
-	return nil
 }
 
 func (r *Rules) lintPCRs() (reasons []rats.Reason) {
@@ -285,9 +266,12 @@ func (r *Rules) Check(c rats.Claims, _ rats.Lookup, now time.Time) []rats.Reason
 	}
 	var reasons []rats.Reason
 	if claims.Recorded != nil {
-		reasons = r.checkRecorded(claims.Recorded, now)
+		reasons = r.checkRecorded(claims.Recorded, claims.AKSource, now)
 	} else {
-		reasons = r.checkEK(claims.EK, claims.EKCertificate, now)
+		var state string
+		reasons, state = r.checkEK(claims.EK, claims.EKCertificate, claims.EKChain, claims.EKRevocation, now)
+		reasons = append(reasons, crlReasons(state, r.RequireCRL)...)
+		reasons = append(reasons, r.checkAK(claims, now)...)
 	}
 	reasons = append(reasons, r.checkCounters(claims)...)
 	values := claims.PCRs[r.bank]
@@ -305,8 +289,9 @@ func (r *Rules) Check(c rats.Claims, _ rats.Lookup, now time.Time) []rats.Reason
 }
 
 // checkRecorded judges what an enrolment would prove of a node's quotes.
-func (r *Rules) checkRecorded(q *Recorded, now time.Time) (reasons []rats.Reason) {
-	if r.recorded && q.KeyInside || !r.recorded && !r.akPins[q.Key] {
+func (r *Rules) checkRecorded(q *Recorded, source string, now time.Time) (reasons []rats.Reason) {
+	certified := source == SourceIAK || source == SourceAKCertificate
+	if r.recorded && q.KeyInside && !certified || !r.recorded && !r.akPins[q.Key] {
 		reasons = append(reasons, CodeRecordedKeyUnvouched.Refuse("ak", "a key that the caller or ak_pins names", q.Key))
 	}
 	if !q.Bound {
@@ -336,60 +321,4 @@ func (r *Rules) checkCounters(c *Claims) (reasons []rats.Reason) {
 		reasons = append(reasons, CodeFirmware.Refuse("firmware", strings.Join(r.Firmware, " or "), clip(c.Firmware)))
 	}
 	return reasons
-}
-
-// Vouch implements rats.EnrolmentRules: it judges a TPM that joins as Check judges its quotes.
-func (r *Rules) Vouch(e rats.Endorsement, now time.Time) []rats.Reason {
-	if e.MediaType != EnrolmentMediaType {
-		return r.untrusted("media_type", EnrolmentMediaType, clip(e.MediaType))
-	}
-	record, err := ParseEnrolment(e.Body)
-	if err != nil {
-		return r.untrusted("enrolment", "an enrolment record", err.Error())
-	}
-	return r.checkEK(record.EKDigest, record.EKCert, now)
-}
-
-// checkEK looks for the EK among the pins, then for a chain from its certificate to a trusted maker. The digest and
-// the certificate are of one key: Enrol compared them.
-func (r *Rules) checkEK(ek rats.Digest, der []byte, now time.Time) []rats.Reason {
-	if ek.Check() == nil && r.pins[ek.String()] {
-		return nil
-	}
-	if r.anchors == nil {
-		return r.untrusted("ek", "one of the pinned keys", ek.String())
-	}
-	if len(der) == 0 {
-		return r.untrusted("ek_certificate", "a certificate of a trusted TPM maker", "no certificate; key "+ek.String())
-	}
-	cert, err := parseEKCert(der)
-	if err != nil {
-		return r.untrusted("ek_certificate", "a certificate of a trusted TPM maker", err.Error())
-	}
-	if err := verifyEKCert(cert, r.anchors, now); err != nil {
-		return r.untrusted("ek_certificate", "a certificate of a trusted TPM maker", clip(err.Error())+"; key "+ek.String())
-	}
-	return nil
-}
-
-// untrusted lowers both slots that an unknown TPM leaves unproven.
-func (r *Rules) untrusted(path, expected, seen string) []rats.Reason {
-	return []rats.Reason{CodeEKUntrusted.Refuse(path, expected, seen), CodeHardwareUnproven.Refuse(path, expected, seen)}
-}
-
-// verifyEKCert builds a chain as package x509 does, with what EK certificates need besides: their subject alternative
-// name is critical and holds a directory name, and their key usage is tcg-kp-EKCertificate, which x509 doesn't know
-// (TCG EK Credential Profile, sections 3.2.9 and 3.2.16).
-func verifyEKCert(cert *x509.Certificate, anchors *x509.CertPool, now time.Time) error {
-	cert.UnhandledCriticalExtensions = slices.DeleteFunc(cert.UnhandledCriticalExtensions, oidSAN.Equal)
-	if len(cert.ExtKeyUsage)+len(cert.UnknownExtKeyUsage) > 0 && !slices.ContainsFunc(cert.UnknownExtKeyUsage, oidEKCertificate.Equal) {
-		return fmt.Errorf("its extended key usage is not that of an endorsement key")
-	}
-	_, err := cert.Verify(x509.VerifyOptions{
-		Roots:         anchors,
-		Intermediates: x509.NewCertPool(),
-		CurrentTime:   now,
-		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
-	})
-	return err
 }

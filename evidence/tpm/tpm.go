@@ -30,6 +30,16 @@ const (
 	PartSignature = "signature" // TPMT_SIGNATURE
 	PartPCRs      = "pcrs"      // EncodePCRs
 	PartAK        = "ak"        // TPM2B_PUBLIC
+	PartAKCert    = "ak-cert"   // optional: a certificate of the AK, its issuers behind it; DER or PEM
+)
+
+// What ties the attestation key to its TPM.
+const (
+	SourceCredential    = "credential"     // at enrolment the EK's TPM opened a credential made for the AK
+	SourceIAK           = "iak"            // besides, the machine's maker certified it as initial attestation key
+	SourceAKCertificate = "ak-certificate" // besides, somebody certified it as attestation key
+	SourceGiven         = "given"          // of recordings: the caller says so
+	SourceInside        = "inside"         // of recordings: it came with the quote
 )
 
 // lastPCR is the highest index of a PC client TPM.
@@ -79,6 +89,13 @@ type Claims struct {
 	EK            rats.Digest                  `json:"ek"`           // EKDigest of the enrolled EK
 	EKCertified   bool                         `json:"ek_certified"` // the enrolment holds a certificate of the EK; rules check its chain
 	EKCertificate []byte                       `json:"ek_certificate,omitempty"`
+	EKChain       [][]byte                     `json:"ek_chain,omitempty"`      // issuers that came along
+	EKVendor      string                       `json:"ek_vendor,omitempty"`     // of the built-in set, in which the chain ends; dates are for rules
+	EKRevocation  *Revocation                  `json:"ek_revocation,omitempty"` // of the chain to that maker
+	AKSource      string                       `json:"ak_source"`               // credential, iak, ak-certificate; of recordings: given, inside
+	AKCertificate []byte                       `json:"ak_certificate,omitempty"`
+	AKChain       [][]byte                     `json:"ak_chain,omitempty"`
+	Device        *Device                      `json:"device,omitempty"`       // what the AK's certificate says
 	Manufacturer  string                       `json:"manufacturer,omitempty"` // "id:494E5443", of the EK certificate
 	Model         string                       `json:"model,omitempty"`
 	Software      bool                         `json:"software"`      // a software TPM, or one nobody vouches for
@@ -103,4 +120,4 @@ func BootID(akPub []byte, reset, restart uint32) rats.Digest {
 }
 
 // Codes are all reasons that this package gives.
-var Codes = slices.Concat(verifyCodes, enrolCodes, ruleCodes, recordedCodes, certificateCodes)
+var Codes = slices.Concat(verifyCodes, enrolCodes, ruleCodes, recordedCodes, certificateCodes, deviceCodes)

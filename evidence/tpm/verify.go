@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/assay-attest/assay/rats"
 )
@@ -19,7 +20,7 @@ var (
 	CodeMediaType = rats.CodeInfo{Code: "tpm.evidence.media-type", Slot: rats.InstanceIdentity,
 		Title: "the evidence is of another kind", Hint: "send evidence of format tpm as " + MediaType}
 	CodeParts = rats.CodeInfo{Code: "tpm.evidence.parts", Slot: rats.InstanceIdentity,
-		Title: "a part of the evidence is missing, doubled or unknown", Hint: "send exactly the parts signature, pcrs and ak"}
+		Title: "a part of the evidence is missing, doubled or unknown", Hint: "send exactly the parts signature, pcrs and ak, and at most ak-cert of 24 KiB"}
 	CodeUnasked = rats.CodeInfo{Code: "tpm.quote.unasked", Slot: rats.InstanceIdentity,
 		Title: "it is not known which PCRs were asked for", Hint: "verify with the parameters of the request, or with a policy"}
 	CodeUnbound = rats.CodeInfo{Code: "tpm.quote.unbound", Slot: rats.InstanceIdentity,
@@ -83,8 +84,8 @@ func Describe() *rats.Descriptor { return descriptor }
 func (verifier) Descriptor() *rats.Descriptor { return descriptor }
 
 // Verify implements rats.Verifier. Its inputs are the binding, the parameters of the request (Params) and the node's
-// enrolment records; other endorsements are passed over. It needs no clock: when an EK certificate counts is for the
-// rules to say.
+// enrolment records; in other endorsements certificates of TPM makers and revocation lists are recognised by content. It
+// needs no clock: when certificates and lists count is for the rules to say.
 func (verifier) Verify(_ context.Context, e rats.Evidence, in rats.Inputs) (rats.Verified, error) {
 	if len(in.Params) == 0 {
 		return rats.Verified{}, CodeUnasked.Missing("params", "bank and PCRs", "nothing")
@@ -116,18 +117,31 @@ func (verifier) Verify(_ context.Context, e rats.Evidence, in rats.Inputs) (rats
 	if err != nil {
 		return rats.Verified{}, err
 	}
+	claims := claimsOf(enrolment, quote, asked.Bank, values)
+	have := gather(in.Endorsements)
+	if err := claims.addEK(enrolment, have); err != nil {
+		return rats.Verified{}, err
+	}
+	if err := claims.addAK(parts[PartAKCert], ak, have); err != nil {
+		return rats.Verified{}, err
+	}
+	spki, err := ak.spki()
+	if err != nil {
+		return rats.Verified{}, fmt.Errorf("encoding the attestation key: %w", err)
+	}
 	v := rats.Verified{
-		Claims: claimsOf(enrolment, quote, asked.Bank, values),
+		Claims: claims,
 		Facts: rats.Facts{
 			Registers: []rats.Registers{{By: Format, Kind: "pcr", Alg: asked.Bank, Values: values}},
-			Keys:      keys,
-			UserData:  [][]byte{bytes.Clone(quote.extra)},
-			Boots:     []rats.Boot{{By: Format, ID: BootID(enrolment.AK, quote.resetCount, quote.restartCount)}},
+			// The record of enrolment vouches for the AK; formats that name a TPM's key compare it with theirs (S01).
+			Keys:     append(keys, rats.BoundKey{Use: rats.KeyAK, Public: spki}),
+			UserData: [][]byte{bytes.Clone(quote.extra)},
+			Boots:    []rats.Boot{{By: Format, ID: BootID(enrolment.AK, quote.resetCount, quote.restartCount)}},
 		},
 		// The record ties AK to EK by a credential that only the EK's TPM could open.
 		Links: []rats.Link{{From: Format, To: Format, Kind: rats.LinkEnrolled}},
 	}
-	if enrolment.Software {
+	if claims.Software {
 		v.Marks = []string{rats.MarkSoftwareTPM}
 	}
 	return v, nil
@@ -151,6 +165,10 @@ func checkBinding(b rats.Binding) ([]rats.BoundKey, error) {
 	if err != nil {
 		return nil, CodeBinding.Bad("binding.manifest", "an assay/1 manifest", err.Error())
 	}
+	if _, named := m.Key(rats.KeyAK); named {
+		// The sender writes the manifest; only a verified quote says whose key a TPM's is (S01).
+		return nil, CodeBinding.Bad("binding.manifest", "no key of use "+rats.KeyAK, "one")
+	}
 	return m.Keys, nil
 }
 
@@ -167,8 +185,11 @@ func partsOf(e rats.Evidence) (map[string][]byte, error) {
 		}
 		parts[name] = p.Data
 	}
-	if len(e.Parts) != len(names) {
-		return nil, CodeParts.Bad("parts", strings.Join(names, ", "), fmt.Sprintf("%d parts", len(e.Parts)))
+	if p, ok := e.Part(PartAKCert); ok && p.Offset == 0 && len(p.Data) > 0 && len(p.Data) <= maxChainBytes {
+		parts[PartAKCert] = p.Data
+	}
+	if len(e.Parts) != len(parts) {
+		return nil, CodeParts.Bad("parts", strings.Join(names, ", ")+" and at most "+PartAKCert, fmt.Sprintf("%d parts", len(e.Parts)))
 	}
 	return parts, nil
 }
@@ -251,6 +272,64 @@ func claimsOf(r Enrolment, q *attest, bank string, values map[int][]byte) *Claim
 		ClockSafe:     q.safe,
 		PCRs:          map[string]map[string]string{bank: pcrs},
 	}
+}
+
+// addEK follows the EK's certificate upwards, and to the built-in makers if it leads there. Whatever it finds counts for
+// nothing until rules name the maker; but what a list revokes is refused whoever is trusted.
+func (c *Claims) addEK(r Enrolment, have *collateral) error {
+	if len(r.EKCert) == 0 {
+		return nil
+	}
+	cert, err := readCertificate(r.EKCert)
+	if err != nil {
+		return fmt.Errorf("reading the record's EK certificate: %v", err) // our own record: a malfunction
+	}
+	others := append(parsed(r.EKChain), have.others...)
+	c.EKChain = rawOf(climb(cert, others)[1:])
+	if _, err := checkRevoked(climb(cert, slices.Concat(others, have.trusted())), have.lists); err != nil {
+		return err
+	}
+	if kindOf(cert, r.Manufacturer) != KindEK {
+		return nil
+	}
+	j, err := judgeChain(cert, everyAnchor(), others, have.lists, time.Time{})
+	switch {
+	case isRevoked(err):
+		return err
+	case err == nil:
+		c.EKVendor, c.EKRevocation = j.vendor, &j.revocation
+		c.Software = c.Software || j.virtual
+	}
+	return nil
+}
+
+// isRevoked tells what lists say from a chain that leads nowhere.
+func isRevoked(err error) bool {
+	r, ok := rats.ReasonOf(err)
+	return ok && (r.Code == CodeCertRevoked.Code || r.Code == CodeCRLSignature.Code)
+}
+
+// addAK reads the certificate of the AK, if one came along, and says what it proves under the built-in makers, or the
+// anchors among the endorsements.
+func (c *Claims) addAK(part []byte, ak *public, have *collateral) error {
+	c.AKSource = SourceCredential
+	if len(part) == 0 {
+		return nil
+	}
+	k, err := openAKCert(part, ak)
+	if err != nil {
+		return err
+	}
+	others := append(k.others, have.others...)
+	c.AKCertificate, c.AKChain, c.Device = k.cert.Raw, rawOf(climb(k.cert, others)[1:]), k.device
+	_, err = judgeChain(k.cert, have.trusted(), others, have.lists, time.Time{})
+	switch {
+	case isRevoked(err):
+		return err
+	case err == nil:
+		c.AKSource = k.device.source()
+	}
+	return nil
 }
 
 func describe(selections []selection) string {

@@ -246,15 +246,15 @@ func TestBindingThatDoesNotHangTogetherIsRefused(t *testing.T) {
 	wantCode(t, err, tpm.CodeBinding, false)
 }
 
-func TestRawBindingVouchesForNoKeys(t *testing.T) {
+func TestRawBindingVouchesForNoKeysButTheEnrolledAK(t *testing.T) {
 	x := altered(t, softtpm.New(rand.Reader), softtpm.Alter{})
 	x.inputs.Binding.Profile, x.inputs.Binding.Manifest = rats.ProfileRaw, nil
 	v, err := verify(t, x)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(v.Facts.Keys) != 0 {
-		t.Errorf("keys: %+v", v.Facts.Keys)
+	if len(v.Facts.Keys) != 1 || v.Facts.Keys[0].Use != rats.KeyAK {
+		t.Errorf("keys besides the AK: %+v", v.Facts.Keys)
 	}
 }
 

@@ -121,7 +121,8 @@ func inspectText(w io.Writer, out inspected) {
 // evidenceFlags are what verify and bundle are given besides the evidence.
 type evidenceFlags struct {
 	format, at, nonce, reportData string
-	pcrs, signature, ak, policy   string
+	pcrs, signature, ak, log      string
+	policy                        string
 	collateral, ca                []string
 }
 
@@ -134,6 +135,7 @@ func (e *evidenceFlags) register(f *pflag.FlagSet) {
 	f.StringVar(&e.pcrs, "pcrs", "", "file with register values: text or values of tpm2-tools, or JSON")
 	f.StringVar(&e.signature, "signature", "", "file with the evidence's signature, if it stands apart")
 	f.StringVar(&e.ak, "ak", "", "file with the key that must have signed: PEM, DER, TPM2B_PUBLIC")
+	f.StringVar(&e.log, "log", "", "file with the log that goes on where a boot log ends: /run/log/systemd/tpm2-measure.log")
 	f.StringArrayVar(&e.ca, "ca", nil, "file or folder with trust anchors that replace the built-in ones; may be repeated")
 	f.StringVar(&e.policy, "policy", "", "policy, or a document with the section of this format; default: the format's own rules")
 }
@@ -153,6 +155,7 @@ flags replace.
 Exit codes: 0 accepted, 2 not accepted, 1 the command can't be run as written.`,
 		Example: `  assay evidence verify quote.dat --collateral collateral/
   assay evidence verify quote.msg --signature quote.sig --ak ak.pem --pcrs pcrs.txt --nonce 6368616c6c656e6765
+  assay evidence verify ek.der --collateral issuers-and-crls/
   assay evidence verify ek.der --ca tpm-makers/ --at 2024-05-01T00:00:00Z -o json`,
 		Args: exactly("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -76,7 +76,7 @@ func (a *app) evidenceKit(cmd *cobra.Command, file []byte, name string, f eviden
 	if !known(k.Format) {
 		return nil, usage(cmd, "--format "+clean(k.Format)+" is no format; `assay evidence formats` lists them")
 	}
-	for name, path := range map[string]string{appraise.BesideSignature: f.signature, appraise.BesideKey: f.ak} {
+	for name, path := range map[string]string{appraise.BesideSignature: f.signature, appraise.BesideKey: f.ak, appraise.BesideLog: f.log} {
 		if path == "" {
 			continue
 		}

@@ -303,17 +303,33 @@ func (l *Line) chain(leased bool) []byte {
 	return PEM(l.ASK.Cert, l.ARK.Cert)
 }
 
+// certEntry is a line of a certificate table.
+type certEntry struct {
+	guid string
+	der  []byte
+}
+
+const (
+	guidVCEK = "\x63\xda\x75\x8d\xe6\x64\x45\x64\xad\xc5\xf4\xb9\x3b\xe8\xac\xcd"
+	guidVLEK = "\xa8\x07\x4b\xc2\xa2\x5a\x48\x3e\xaa\xe6\x39\xc0\x45\xa0\xb8\xa1"
+	guidASK  = "\x4a\xb7\xb3\x79\xbb\xac\x4f\xe4\xa0\x2f\x05\xae\xf3\x27\xc7\x82"
+	guidARK  = "\xc0\xb4\x06\xa4\xa8\x03\x49\x52\x97\x43\x3f\xb6\x01\x4c\xd0\xae"
+	guidHost = "\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f\x10" // an entry of the host's own
+)
+
 // Table returns the chip's certificates as a host hands them to its guests.
 func (c *Chip) Table() []byte {
 	line := c.amd.Line(c.Product)
-	entries := []struct {
-		guid string
-		der  []byte
-	}{
-		{"\x63\xda\x75\x8d\xe6\x64\x45\x64\xad\xc5\xf4\xb9\x3b\xe8\xac\xcd", c.VCEK(c.TCB).Cert.Raw},
-		{"\x4a\xb7\xb3\x79\xbb\xac\x4f\xe4\xa0\x2f\x05\xae\xf3\x27\xc7\x82", line.ASK.Cert.Raw},
-		{"\xc0\xb4\x06\xa4\xa8\x03\x49\x52\x97\x43\x3f\xb6\x01\x4c\xd0\xae", line.ARK.Cert.Raw},
-	}
+	return table(certEntry{guidVCEK, c.VCEK(c.TCB).Cert.Raw}, certEntry{guidASK, line.ASK.Cert.Raw}, certEntry{guidARK, line.ARK.Cert.Raw})
+}
+
+// LeasedTable is Table of a host that leases a key, and adds an entry of its own.
+func (c *Chip) LeasedTable() []byte {
+	line := c.amd.Line(c.Product)
+	return table(certEntry{guidHost, []byte("host")}, certEntry{guidVLEK, c.VLEK().Cert.Raw}, certEntry{guidASK, line.ASVK.Cert.Raw}, certEntry{guidARK, line.ARK.Cert.Raw})
+}
+
+func table(entries ...certEntry) []byte {
 	var head, data []byte
 	at := 24 * (len(entries) + 1)
 	for _, e := range entries {

@@ -155,7 +155,7 @@ func checkSizes(r api.JoinRequest) error {
 		{"token", len(r.Token), 1, 1024},
 		{"name", len(r.Name), 0, 1024},
 		{"ek", len(r.EK), 1, 1024},
-		{"ek_cert", len(r.EKCert), 0, 8192},
+		{"ek_cert", len(r.EKCert), 0, 24 << 10},
 		{"ak", len(r.AK), 1, 1024},
 		{"tls_key", len(r.TLSKey), 1, 512},
 		{"tls_tpm", len(r.TLSTPM), 1, 1024},

@@ -151,7 +151,7 @@ func TestJoinRequestRefusals(t *testing.T) {
 		{"taken name", func(r *api.JoinRequest) { r.Name = "taken" }, identity.CodeNameTaken},
 		{"no EK", func(r *api.JoinRequest) { r.EK = nil }, identity.CodeRequestSize},
 		{"long AK", func(r *api.JoinRequest) { r.AK = make([]byte, 4096) }, identity.CodeRequestSize},
-		{"long EK certificate", func(r *api.JoinRequest) { r.EKCert = make([]byte, 10000) }, identity.CodeRequestSize},
+		{"long EK certificate", func(r *api.JoinRequest) { r.EKCert = make([]byte, 25<<10) }, identity.CodeRequestSize},
 		{"no TLS key", func(r *api.JoinRequest) { r.TLSKey = nil }, identity.CodeRequestSize},
 		{"broken TLS key", func(r *api.JoinRequest) { r.TLSKey = []byte("key") }, identity.CodeKeyInvalid},
 	} {

@@ -3,7 +3,6 @@ package measure
 import (
 	"encoding/binary"
 	"fmt"
-	"regexp"
 	"time"
 
 	"github.com/assay-attest/assay/plan"
@@ -46,7 +45,7 @@ func (r *run) command(t plan.Test, s plan.Scope, files int64) section {
 // output returns what is measured of a command: its output, or whether the pattern is found in it; after a line "status N"
 // if the status is asked for.
 func (r *run) output(a *plan.CommandArgs) ([]byte, rats.Code) {
-	pattern, err := regexp.Compile(a.Match)
+	pattern, err := a.Pattern()
 	if err != nil {
 		return nil, CodeKind.Code
 	}

@@ -136,6 +136,7 @@ func TestCommandsAreMeasured(t *testing.T) {
 		"echo err >&2":                         {plan.CommandArgs{}, "=" + sum("")},
 		"cat":                                  {plan.CommandArgs{}, "=" + sum("")},
 		"echo state: enforcing":                {plan.CommandArgs{Match: "^state: enforc"}, "=" + sum("match")},
+		"echo one; echo two":                   {plan.CommandArgs{Match: "^two$"}, "=" + sum("match")},
 		"echo state: permissive":               {plan.CommandArgs{Match: "^state: enforc"}, "=" + sum("no match")},
 	} {
 		if got := sh(script, c.a); !strings.HasSuffix(got, c.want) {
@@ -224,7 +225,7 @@ func TestSparseTerabyteIsBounded(t *testing.T) {
 	if err := os.Truncate(huge, 1<<40); err != nil {
 		t.Skipf("the file system of the temporary directory has no files of 1 TiB: %v", err)
 	}
-	want(t, run1(t, Local(), plan.Limits{Bytes: 1 << 30}, test(t, plan.KindFile, dir+"/small"), test(t, plan.KindFile, huge)), dir+"/small="+sum("S"), huge+"!limit.bytes")
+	want(t, run1(t, Local(), plan.Limits{Bytes: 1 << 30}, test(t, plan.KindFile, huge), test(t, plan.KindFile, dir+"/small")), huge+"!limit.bytes", dir+"/small="+sum("S"))
 	now := time.Unix(1, 0)
 	var reads atomic.Int64
 	r := Runner{
@@ -326,10 +327,7 @@ func (e endless) Stat(p []byte, _ bool) (Stat, rats.Code) {
 // Ten million files: a test of their contents ends at its limit, a check that looks at each keeps what it found only. The
 // heap stays far below the 100 MB an agent may have.
 func TestTenMillionFilesDoNotFillTheMemory(t *testing.T) {
-	files := uint64(10_000_000)
-	if testing.Short() {
-		files = 300_000
-	}
+	files := uint64(manyFiles)
 	var peak, calls atomic.Uint64
 	s := endless{files: files, setid: files - 7, peak: &peak, calls: &calls}
 	want(t, run1(t, s, plan.Limits{}, test(t, plan.KindDir, "/d")), "!limit.files")

@@ -206,6 +206,14 @@ func (r *run) settled(st Stat) bool {
 
 // leaves hashes chunks of a file, on as many workers as may help, and hands over every sum.
 func (r *run) leaves(f opened, s *section, tree *plan.Tree, todo []int64, w *worker, set func(i int64, sum []byte)) rats.Code {
+	total := int64(0)
+	for _, i := range todo {
+		_, n := tree.Chunk(i)
+		total += n
+	}
+	if !r.take(total) {
+		return CodeBytes.Code
+	}
 	var next, failed atomic.Int64
 	var first rats.Code
 	fail := func(code rats.Code) {
@@ -222,10 +230,6 @@ func (r *run) leaves(f opened, s *section, tree *plan.Tree, todo []int64, w *wor
 				return
 			}
 			off, n := tree.Chunk(todo[at])
-			if r.left.Add(-n) < 0 {
-				fail(CodeBytes.Code)
-				return
-			}
 			h.Reset()
 			h.Write([]byte{plan.LeafTag})
 			got, code := r.read(fd, off, n, h, buf, s.scope.Direct)

@@ -69,7 +69,12 @@ func (r *restricted) Stat(path []byte, follow bool) (Stat, rats.Code) {
 }
 
 func (r *restricted) Exec(argv [][]byte, l plan.Limits) (int32, rats.Code) {
-	_, command := cutEnvironment(argv)
+	env, command := cutEnvironment(argv)
+	for _, e := range env {
+		if name, _, _ := bytes.Cut(e, []byte("=")); !slices.Contains(plan.Environment, string(name)) {
+			return -1, CodeExec.Code
+		}
+	}
 	for _, c := range r.commands {
 		if slices.EqualFunc(c, command, bytes.Equal) {
 			return r.System.Exec(argv, l)

@@ -244,6 +244,19 @@ func (r *run) measure(j job, w *worker) {
 	o.Digest, o.Size = sum, size
 }
 
+// take takes n bytes from what may still be read. A file that is too large takes nothing from those that are not.
+func (r *run) take(n int64) bool {
+	for {
+		left := r.left.Load()
+		if left < n {
+			return false
+		}
+		if r.left.CompareAndSwap(left, left-n) {
+			return true
+		}
+	}
+}
+
 // hasher returns a hash, and what is to be called when it is done with.
 func (r *run) hasher(alg string) (hash.Hash, func()) {
 	h := r.newHash(alg)
@@ -270,7 +283,7 @@ func (r *run) hash(path []byte, h hash.Hash, buf []byte, flags uint32) ([]byte, 
 	}
 	defer r.system.Close(f.fd)
 	size := f.stat.Size
-	if r.left.Add(-size) < 0 {
+	if !r.take(size) {
 		return nil, 0, CodeBytes.Code
 	}
 	want := size

@@ -165,11 +165,42 @@ func TestPCR9DependsOnCommandLineAndInitramfs(t *testing.T) {
 func TestFindNamesWhatIsMissing(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	t.Setenv(KernelDir, t.TempDir())
-	_, missing := Find(SecureBoot)
+	_, missing := Find(Shim)
 	text := strings.Join(missing, "\n")
-	for _, want := range []string{"package qemu-system-x86", "package swtpm", "package busybox-static", "package linux-image-cloud-amd64", "package sbsigntool"} {
+	for _, want := range []string{"shim-signed", "grub-efi-amd64-signed", "package qemu-system-x86", "package swtpm", "package busybox-static", "package linux-image-cloud-amd64", "package sbsigntool"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("%q is not among what is missing:\n%s", want, text)
 		}
+	}
+}
+
+// That shim reads it is shown by a machine: TestKernelOfAnotherKeyIsRefusedByShimOrNamedByTheVerdict.
+func TestVariableIsAddedBehindTheOthers(t *testing.T) {
+	store := make([]byte, 1024)
+	binary.LittleEndian.PutUint16(store[0x30:], 0x48)
+	binary.LittleEndian.PutUint32(store[0x48+16:], 512)
+	for i := range store[0x48+28:] {
+		store[0x48+28+i] = 0xff
+	}
+	one, err := ShimVariable(store, "A", []byte("five!"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, err := EnrolMOK(one, []byte("certificate"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := 0x48 + 28
+	second := (first + 60 + 4 + 5 + 3) &^ 3
+	if !bytes.Equal(one[first:first+4], []byte{0xaa, 0x55, 0x3f, 0}) || !bytes.Equal(two[first:second], one[first:second]) || !bytes.Contains(two[second:], []byte("certificate")) {
+		t.Errorf("%x", two[first:second+120])
+	}
+	for name, bad := range map[string][]byte{"no bytes": nil, "no header": make([]byte, 0x48), "other bytes": bytes.Repeat([]byte{1}, 1024)} {
+		if _, err := ShimVariable(bad, "A", nil); err == nil {
+			t.Errorf("%s was taken for a store", name)
+		}
+	}
+	if _, err := ShimVariable(store, "A", make([]byte, 512)); err == nil {
+		t.Error("a variable was added to a full store")
 	}
 }

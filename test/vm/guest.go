@@ -30,6 +30,7 @@ const (
 	Cmdline    = "console=ttyS0 quiet rootfstype=ramfs tsc=reliable no_timer_check"
 	IMATCB     = " ima_policy=tcb"               // the kernel's built-in policy
 	IMAOwn     = " ima_policy=tcb assay.ima=own" // the built-in one until init has loaded IMAPolicy
+	Systemd    = " assay.init=systemd"           // process 1 becomes systemd, of the payload that SystemdFiles makes
 	readyMark  = "@@ready"
 	initMark   = "@@init"
 	doneMark   = "@@done "
@@ -48,8 +49,7 @@ measure func=POLICY_CHECK
 `
 
 // initScript is process 1 of a guest. It formats the disk if it is blank, so that the agent's state survives reboots, and
-// then runs scripts that come over the second
-// serial line, one a line in base64. A shell of busybox on that line would take it for a person's terminal.
+// becomes the shell, or systemd.
 const initScript = `#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
@@ -67,6 +67,13 @@ if [ -b /dev/vda ]; then
   mount -t ext4 /dev/vda /state 2>/dev/null || { mke2fs /dev/vda >/dev/null && mount -t ext4 /dev/vda /state; } || echo "no disk" > /dev/console
 fi
 if [ -b /dev/vdb ]; then tar xf /dev/vdb -C /; fi
+case "$(cat /proc/cmdline)" in *assay.init=systemd*) insmod /lib/modules/efivarfs.ko; exec /lib/systemd/systemd;; esac
+exec /shell
+`
+
+// shellScript runs the scripts that come over the second serial line, one a line in base64. A shell of busybox on that line
+// would take it for a person's terminal.
+const shellScript = `#!/bin/busybox sh
 exec 3<>/dev/ttyS1 # and never closed: closing it throws away what has come in
 stty raw -echo <&3
 echo "@@ready $(cat /proc/uptime)" >&3
@@ -100,6 +107,7 @@ func Guest(t Tools) (*Archive, error) {
 	a.File("/etc/group", 0o644, []byte("root:x:0:\n"))
 	a.File(GuestIMAPolicy, 0o644, []byte(IMAPolicy))
 	a.File("/init", 0o755, []byte(initScript))
+	a.File("/shell", 0o755, []byte(shellScript))
 	for _, d := range []string{"/dev", "/proc", "/sys", "/run", "/tmp", "/root", "/usr/bin", GuestState} {
 		a.Dir(d)
 	}

@@ -44,6 +44,8 @@ func TestMachineIsRefusedWhatItCannotBoot(t *testing.T) {
 		{Tier: SeaBIOS, Image: []byte("x")},
 		{Tier: UKI, Initrd: []byte("x")},
 		{Tier: OVMF},
+		{Tier: Shim, Image: []byte("x")},
+		{Tier: UKI, Image: []byte("x"), ESP: map[string][]byte{"x": nil}},
 		{Tier: SeaBIOS, Initrd: []byte("x"), Server: "nowhere"},
 		{Tier: SeaBIOS, Initrd: []byte("x"), Dir: "a,readonly=off"},
 	} {

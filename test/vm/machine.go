@@ -30,6 +30,8 @@ type Config struct {
 	Cmdline string
 	// Image is the unified kernel image that tiers UKI and SecureBoot load.
 	Image []byte
+	// ESP are the files of the disk that tier Shim boots from, as Distribution makes them.
+	ESP map[string][]byte
 	// Payload is what Payload packed; nil: nothing.
 	Payload []byte
 	// Server is the address (127.0.0.1:port) the guest reaches as GuestServer; empty: the guest reaches nothing.

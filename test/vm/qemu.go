@@ -42,13 +42,24 @@ func (c *Config) prepare() error {
 	if c.Tier <= OVMF {
 		return os.WriteFile(c.path(initrdFile), c.Initrd, 0o600)
 	}
-	// The path firmware looks for on a disk nobody told it about (UEFI 2.10, section 3.5.1.1).
-	boot := filepath.Join(c.path(espDir), "EFI", "BOOT")
-	if err := os.MkdirAll(boot, 0o700); err != nil {
+	files := c.ESP
+	if c.Tier != Shim {
+		files = map[string][]byte{bootPath: c.Image}
+	}
+	if err := os.RemoveAll(c.path(espDir)); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(boot, "BOOTX64.EFI"), c.Image, 0o600)
+	for name, data := range files {
+		file := filepath.Join(c.path(espDir), filepath.FromSlash(name))
+		if err := cmp.Or(os.MkdirAll(filepath.Dir(file), 0o700), os.WriteFile(file, data, 0o600)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
+
+// bootPath is where firmware looks on a disk nobody told it about (UEFI 2.10, section 3.5.1.1).
+const bootPath = "EFI/BOOT/BOOTX64.EFI"
 
 func (c *Config) check() error {
 	if strings.ContainsAny(c.Dir+c.TPM.dir, ",\n") {
@@ -59,8 +70,9 @@ func (c *Config) check() error {
 			return fmt.Errorf("the server's address: %w", err)
 		}
 	}
-	if direct := c.Tier <= OVMF; direct != (len(c.Initrd) > 0) || direct == (len(c.Image) > 0) {
-		return fmt.Errorf("tier %s boots a kernel with an initramfs or a unified kernel image, and was given the other", c.Tier)
+	direct, disk := c.Tier <= OVMF, c.Tier == Shim
+	if direct != (len(c.Initrd) > 0) || disk != (len(c.ESP) > 0) || (direct || disk) == (len(c.Image) > 0) {
+		return fmt.Errorf("tier %s boots a kernel with an initramfs, a unified kernel image or a disk, and was given another of these", c.Tier)
 	}
 	return nil
 }
@@ -73,6 +85,8 @@ func (c *Config) variables() error {
 		return nil
 	case SecureBoot:
 		from = c.Tools.SecureVars
+	case Shim:
+		from = c.Tools.MicrosoftVars
 	}
 	if _, err := os.Stat(c.path(varsFile)); err == nil {
 		return nil
@@ -96,7 +110,7 @@ func (c *Config) path(name string) string { return filepath.Join(c.Dir, name) }
 // be like another.
 func (c *Config) arguments() []string {
 	smm := "off"
-	if c.Tier == SecureBoot {
+	if c.Tier >= SecureBoot {
 		smm = "on" // keeps the guest from writing firmware variables past the checks
 	}
 	args := []string{
@@ -112,7 +126,7 @@ func (c *Config) arguments() []string {
 	switch c.Tier {
 	case OVMF, UKI:
 		args = append(args, "-drive", flash(0, c.Tools.Code, true), "-drive", flash(1, c.path(varsFile), false))
-	case SecureBoot:
+	case SecureBoot, Shim:
 		args = append(args, "-global", "driver=cfi.pflash01,property=secure,value=on",
 			"-drive", flash(0, c.Tools.SecureCode, true), "-drive", flash(1, c.path(varsFile), false))
 	}

@@ -27,6 +27,13 @@ type Tools struct {
 	SecureKey, SecureCert  string // that sign for them
 	Stub                   string // systemd's EFI stub, the frame of a unified kernel image
 	Sbsign, OpenSSL        string
+
+	// What a distribution boots by: Microsoft's keys in the firmware, shim signed with one, GRUB and the kernel signed with
+	// the distribution's, which shim holds. Guest is the directory that shim, GRUB and systemd's packages are unpacked in.
+	MicrosoftVars string
+	Guest         string
+	Shim, Grub    string
+	Sbattach      string
 }
 
 // Kernel is a kernel image and the modules a guest loads, in the order they must be loaded in.
@@ -55,10 +62,11 @@ const (
 	OVMF                   // UEFI: kernel, command line and initramfs are measured
 	UKI                    // UEFI that loads a unified kernel image from a disk
 	SecureBoot             // the same, with signatures enforced
+	Shim                   // signatures enforced with Microsoft's keys; shim and GRUB of Debian load Debian's kernel
 )
 
 func (t Tier) String() string {
-	return [...]string{"SeaBIOS", "OVMF", "OVMF with a unified kernel image", "OVMF with Secure Boot"}[t]
+	return [...]string{"SeaBIOS", "OVMF", "OVMF with a unified kernel image", "OVMF with Secure Boot", "OVMF with Secure Boot, shim and GRUB"}[t]
 }
 
 // Find looks for what machines of a tier need. What is missing is told as text a person can act upon: each element names
@@ -106,6 +114,15 @@ func Find(tier Tier) (Tools, []string) {
 		program(&t.Sbsign, "sbsign", "sbsigntool")
 		program(&t.OpenSSL, "openssl", "openssl")
 	}
+	if tier >= Shim {
+		t.Guest = guestDir()
+		file(&t.MicrosoftVars, "ovmf", "/usr/share/OVMF/OVMF_VARS_4M.ms.fd")
+		file(&t.Shim, "shim-signed, unpacked by make vm-tools", filepath.Join(t.Guest, "usr/lib/shim/shimx64.efi.signed"))
+		file(&t.Grub, "grub-efi-amd64-signed, unpacked by make vm-tools", filepath.Join(t.Guest, "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed"))
+		var systemd string
+		file(&systemd, "systemd, unpacked by make vm-tools", filepath.Join(t.Guest, "lib/systemd/systemd"))
+		program(&t.Sbattach, "sbattach", "sbsigntool")
+	}
 	return t, missing
 }
 
@@ -120,6 +137,18 @@ func Need(tb testing.TB, tier Tier) Tools {
 		tb.Skipf("no virtual machine with %s without %s; make vm-tools installs what is missing", tier, strings.Join(missing, ", "))
 	}
 	return t
+}
+
+// guestDir is where packages of guests are unpacked: below the kernel's directory.
+func guestDir() string {
+	if dir := os.Getenv(KernelDir); dir != "" {
+		return filepath.Join(dir, "guest")
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(cache, "assay", "vm", "guest")
 }
 
 // findKernel takes the directory named by the environment, what `make vm-tools` unpacked, or the host's own kernel if
