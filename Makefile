@@ -71,10 +71,11 @@ generate: ## rewrite generated pages (docs/reference)
 	$(GO) generate ./...
 
 .PHONY: tools
-tools: ## install what tests and quickstart need: swtpm, a C compiler for the race detector
+tools: ## install what tests and quickstart need: swtpm, PostgreSQL, a C compiler for the race detector
 	@missing=""; \
 	command -v swtpm >/dev/null || missing="$$missing swtpm"; \
 	command -v swtpm_setup >/dev/null || missing="$$missing swtpm-tools"; \
+	ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || command -v postgres >/dev/null || missing="$$missing postgresql"; \
 	command -v gcc >/dev/null || missing="$$missing gcc libc6-dev"; \
 	command -v openssl >/dev/null || missing="$$missing openssl"; \
 	command -v mmdebstrap >/dev/null || missing="$$missing mmdebstrap"; \
