@@ -107,6 +107,59 @@ type Timed struct {
 	Units int64
 }
 
+// Time is the duration of one outcome.
+type Time struct {
+	Test  uint32
+	Name  string // text form of the outcome's name; of a check, which takes one time for all its items, its own
+	Nanos int64
+	Unit  int64 // of the reference hash; 0: not known
+}
+
+// Times returns the durations of timed tests whose outcomes have digests, in the order of outcomes.
+func Times(tests []Test, outcomes []Outcome) ([]Time, error) {
+	checks := make(map[uint32]string)
+	timed := make(map[uint32]bool)
+	for _, t := range tests {
+		timed[t.ID] = t.Timed
+		if t.Timed && t.Kind == KindCheck {
+			s, err := t.Scope()
+			if err != nil {
+				return nil, fmt.Errorf("reading test %d: %w", t.ID, err)
+			}
+			checks[t.ID] = rats.EscapePath(s.Path)
+		}
+	}
+	var out []Time
+	last := uint32(0)
+	for _, o := range outcomes {
+		if !timed[o.Test] || o.Err != "" {
+			continue
+		}
+		name, check := checks[o.Test]
+		if check && last == o.Test {
+			continue
+		}
+		if last = o.Test; !check {
+			name = rats.EscapePath(o.Name)
+		}
+		out = append(out, Time{o.Test, name, o.Nanos, o.Unit})
+	}
+	return out, nil
+}
+
+// InUnits returns times in units of the reference hash, each name once; what isn't known is left out.
+func InUnits(times []Time) []Timed {
+	out := make([]Timed, 0, len(times))
+	seen := make(map[string]bool, len(times))
+	for _, x := range times {
+		if u := UnitsOf(x.Nanos, x.Unit); u > 0 && !seen[x.Name] {
+			seen[x.Name] = true
+			out = append(out, Timed{x.Name, u})
+		}
+	}
+	return out
+}
+
 // Window is what lab runs took for one outcome, in thousandths of the reference hash.
 type Window struct {
 	Name      string

@@ -73,57 +73,37 @@ type Condition struct {
 
 // timing takes the times out of a report, nil if no test is timed.
 func timing(ordered plan.Plan, outcomes []plan.Outcome, timings []byte) (*Timing, error) {
-	out := &Timing{Times: []Time{}}
-	timed := make(map[uint32]plan.Test)
-	for _, t := range ordered.Tests {
-		if t.Timed {
-			timed[t.ID] = t
-		}
-	}
-	if len(timed) == 0 {
+	if !slices.ContainsFunc(ordered.Tests, func(t plan.Test) bool { return t.Timed }) {
 		return nil, nil
+	}
+	times, err := plan.Times(ordered.Tests, outcomes)
+	if err != nil {
+		return nil, err
 	}
 	list, err := plan.DecodeConditions(timings)
 	if err != nil {
 		return nil, err
 	}
+	out := &Timing{Times: make([]Time, len(times))}
+	for i, t := range times {
+		out.Times[i] = Time(t)
+	}
 	for _, c := range list {
 		out.Conditions = append(out.Conditions, Condition(c))
-	}
-	last := uint32(0)
-	for _, o := range outcomes {
-		t, ok := timed[o.Test]
-		if !ok || o.Err != "" || t.Kind == plan.KindCheck && last == o.Test {
-			continue
-		}
-		last = o.Test
-		name := o.Name
-		if t.Kind == plan.KindCheck { // it takes one time for all its items
-			s, err := t.Scope()
-			if err != nil {
-				return nil, fmt.Errorf("reading test %d: %w", t.ID, err)
-			}
-			name = s.Path
-		}
-		out.Times = append(out.Times, Time{Test: o.Test, Name: rats.EscapePath(name), Nanos: o.Nanos, Unit: o.Unit})
 	}
 	return out, nil
 }
 
-// Timed returns the times in units of the reference hash, each name once, for plan.Windows.
-func (t *Timing) Timed() []plan.Timed {
+// timed returns the times in units of the reference hash.
+func (t *Timing) timed() []plan.Timed {
 	if t == nil {
 		return nil
 	}
-	out := make([]plan.Timed, 0, len(t.Times))
-	seen := make(map[string]bool, len(t.Times))
-	for _, x := range t.Times {
-		if u := plan.UnitsOf(x.Nanos, x.Unit); u > 0 && !seen[x.Name] {
-			seen[x.Name] = true
-			out = append(out, plan.Timed{Name: x.Name, Units: u})
-		}
+	times := make([]plan.Time, len(t.Times))
+	for i, x := range t.Times {
+		times[i] = plan.Time(x)
 	}
-	return out
+	return plan.InUnits(times)
 }
 
 // windower is a look-up that knows what lab runs took.
@@ -160,7 +140,7 @@ func (t TestRule) times(c *Claims, id uint32, out *report) {
 	}
 }
 
-// run judges a run's times as a whole, by what lab runs took. names are the rules by the names they measured.
+// run judges a run's times as a whole, by what lab runs took. rules are those of the tests, by the tests' ids.
 func (t TimingRule) run(c *Claims, refs rats.Lookup, rules map[uint32]TestRule, out *report) {
 	if t.Reference == "" {
 		return
@@ -188,8 +168,8 @@ func (t TimingRule) run(c *Claims, refs rats.Lookup, rules map[uint32]TestRule, 
 		lower(CodeWindows, tier, t.Reference, "windows of backend "+c.Backend, w.Backend)
 		return
 	}
-	j := w.Judge(c.Timing.Timed())
-	if j.Compared*2 < len(w.Names) {
+	j := w.Judge(c.Timing.timed())
+	if c.Timing == nil || j.Compared*2 < len(w.Names) {
 		lower(CodeWindows, tier, t.Reference, fmt.Sprintf("times of most of the %d outcomes with a window", len(w.Names)), fmt.Sprintf("%d", j.Compared))
 		return
 	}
