@@ -30,8 +30,14 @@ func (l local) Open(path []byte, flags uint32) (int32, rats.Code) {
 	if flags&OpenVerity != 0 {
 		return l.openVerity(path)
 	}
+	fd, _, code := l.OpenDescribed(path, flags)
+	return fd, code
+}
+
+// OpenDescribed implements describer. Flags that open what is told of a file don't belong here.
+func (l local) OpenDescribed(path []byte, flags uint32) (int32, Stat, rats.Code) {
 	if bytes.IndexByte(path, 0) >= 0 {
-		return -1, CodePath.Code
+		return -1, Stat{}, CodePath.Code
 	}
 	want := uint32(unix.S_IFREG)
 	how := unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC
@@ -52,23 +58,22 @@ func (l local) Open(path []byte, flags uint32) (int32, rats.Code) {
 			code = typeCode(st.Mode, want)
 		}
 		if code != "" {
-			return -1, code
+			return -1, Stat{}, code
 		}
 	}
 	fd, code := l.reach(name, how)
 	if code != "" {
-		return -1, code
+		return -1, Stat{}, code
 	}
-	if err := unix.Fstat(fd, &u); err != nil {
-		code = codeOf(err)
-	} else {
-		code = typeCode(u.Mode, want)
+	st, code := l.Describe(int32(fd))
+	if code == "" {
+		code = typeCode(st.Mode, want)
 	}
 	if code != "" {
 		unix.Close(fd)
-		return -1, code
+		return -1, Stat{}, code
 	}
-	return int32(fd), ""
+	return int32(fd), st, ""
 }
 
 // reach opens what may be read. A path without a symbolic link leads where it says; behind one, where it leads is asked.

@@ -5,15 +5,34 @@ import "github.com/assay-attest/assay/rats"
 // describer is a System that describes what it has open. That saves two questions by path per file, and leaves no doubt
 // that what is described is what was read.
 type describer interface {
+	OpenDescribed(path []byte, flags uint32) (int32, Stat, rats.Code)
 	Describe(fd int32) (Stat, rats.Code)
 }
 
+// describerOf returns a System's describer, nil if it isn't one.
 func describerOf(s System) describer {
 	if r, ok := s.(*restricted); ok {
-		s = r.System
+		if d, ok := r.System.(describer); ok {
+			return restrictedDescriber{r, d}
+		}
+		return nil
 	}
 	d, _ := s.(describer)
 	return d
+}
+
+// restrictedDescriber describes what may be read.
+type restrictedDescriber struct {
+	r *restricted
+	describer
+}
+
+// OpenDescribed implements describer.
+func (d restrictedDescriber) OpenDescribed(path []byte, flags uint32) (int32, Stat, rats.Code) {
+	if !d.r.permits(path) {
+		return -1, Stat{}, CodePath.Code
+	}
+	return d.describer.OpenDescribed(path, flags)
 }
 
 // opened is a regular file that is open, and what it was then.
@@ -35,16 +54,15 @@ func (r *run) open(path []byte, flags uint32) (opened, rats.Code) {
 			return f, code
 		}
 	}
-	if f.fd, code = r.system.Open(path, OpenFile|flags); code != "" {
+	if r.describer == nil {
+		f.fd, code = r.system.Open(path, OpenFile|flags)
 		return f, code
 	}
-	if r.describer != nil {
-		if f.stat, code = r.describer.Describe(f.fd); code == "" {
-			code = f.regular()
-		}
-		if code != "" {
-			r.system.Close(f.fd)
-		}
+	if f.fd, f.stat, code = r.describer.OpenDescribed(path, OpenFile|flags); code != "" {
+		return f, code
+	}
+	if code = f.regular(); code != "" {
+		r.system.Close(f.fd)
 	}
 	return f, code
 }

@@ -48,6 +48,10 @@ func (p *proxied) ReadAt(fd int32, b []byte, off int64) (int, rats.Code) {
 	return n, ""
 }
 
+func (p *proxied) OpenDescribed(path []byte, flags uint32) (int32, Stat, rats.Code) {
+	return p.System.(describer).OpenDescribed(path, flags)
+}
+
 func (p *proxied) Describe(fd int32) (Stat, rats.Code) { return p.System.(describer).Describe(fd) }
 
 func (p *proxied) Close(fd int32) {
@@ -107,11 +111,11 @@ type slower struct {
 	opened *sync.Map // descriptor → when it was opened
 }
 
-func (s slower) Open(p []byte, flags uint32) (int32, rats.Code) {
+func (s slower) OpenDescribed(p []byte, flags uint32) (int32, Stat, rats.Code) {
 	start := time.Now()
-	fd, code := s.System.Open(p, flags)
+	fd, st, code := s.System.(describer).OpenDescribed(p, flags)
 	s.opened.Store(fd, start)
-	return fd, code
+	return fd, st, code
 }
 
 func (s slower) Describe(fd int32) (Stat, rats.Code) { return s.System.(describer).Describe(fd) }
