@@ -220,6 +220,12 @@ func (r *Rules) TestsAt(l rats.Lookup, m plan.Moment) ([]plan.Test, plan.Limits,
 		}
 		out = append(out, t)
 	}
+	for i := range out {
+		var err error
+		if out[i], err = seeded(out[i], m.Seed); err != nil {
+			return nil, limits, fmt.Errorf("choosing the chunks of test %d: %w", out[i].ID, err)
+		}
+	}
 	return out, limits, nil
 }
 

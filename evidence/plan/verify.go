@@ -185,6 +185,9 @@ func claimsOf(r plan.Report, ordered plan.Plan, bulk, timings []byte) (*Claims, 
 		Backend: r.Backend, Simulated: r.Simulated,
 		Tests: make([]Test, len(ids)), Measurements: make([]Measurement, 0, len(outcomes)),
 	}
+	if c.Timing, err = timing(ordered, outcomes, timings); err != nil {
+		return nil, err
+	}
 	for i, t := range ordered.Tests {
 		if ids[i] != t.ID {
 			return nil, CodeTests.Bad(fmt.Sprintf("outcomes.tests[%d]", i), fmt.Sprintf("test %d", t.ID), fmt.Sprintf("test %d", ids[i]))
@@ -223,8 +226,13 @@ func measurement(t plan.Test, scope plan.Scope, o plan.Outcome) (Measurement, er
 		return m, CodeStray.Bad(m.Name, fmt.Sprintf("a path of test %d", t.ID), "another")
 	}
 	m.Digest = rats.Digest{Alg: t.Alg, Sum: o.Digest}
+	if _, what := plan.CutName(o.Name); scope.Merkle != nil && scope.Merkle.Spots > 0 && !plan.IsAttributes(what) {
+		spots, err := spotCheck(t, scope.Merkle, o)
+		m.Spots = spots
+		return m, err
+	}
 	if len(o.Value) > 0 {
-		if !discloses(scope) || !bytes.Equal(sumOf(t.Alg, o.Value), o.Digest) {
+		if len(o.Value) > plan.MaxValue || !discloses(scope) || !bytes.Equal(sumOf(t.Alg, o.Value), o.Digest) {
 			return m, CodeStray.Bad(m.Name, "a value where the test discloses it, with its own digest", fmt.Sprintf("%d bytes", len(o.Value)))
 		}
 		m.Value = rats.EscapePath(o.Value)
