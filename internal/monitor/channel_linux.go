@@ -16,8 +16,8 @@ import (
 // once, since the other could change it at any time.
 type channel struct {
 	mem  []byte
-	side uint32       // whose end this is
-	spin int          // looks at the turn before sleeping
+	side uint32 // whose end this is
+	spin spinner
 	gone *atomic.Bool // the other side is no more
 }
 
@@ -96,10 +96,8 @@ func (c *channel) receive() (message, bool) {
 
 func (c *channel) wait() bool {
 	turn, asleep := c.word(atTurn), c.word(atAsleep+64*int(c.side))
-	for range c.spin {
-		if atomic.LoadUint32(turn) == c.side {
-			return true
-		}
+	if c.spin.spin(turn, c.side) {
+		return true
 	}
 	for {
 		atomic.StoreUint32(asleep, 1)

@@ -41,7 +41,7 @@ func Child(rand io.Reader, now func() time.Time) error {
 		return err
 	}
 	_ = os.NewFile(fdShared, "shared").Close()
-	c := &child{ch: &channel{mem: mem, side: sideEnclave, spin: int(set.Spin), gone: new(atomic.Bool)}}
+	c := &child{ch: &channel{mem: mem, side: sideEnclave, spin: spinner{looks: int(set.Spin)}, gone: new(atomic.Bool)}}
 	go func() { // the monitor writes nothing more: what comes is its end
 		_, _ = io.ReadFull(os.Stdin, make([]byte, 1))
 		os.Exit(0)

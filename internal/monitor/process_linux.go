@@ -18,13 +18,6 @@ import (
 	"github.com/assay-attest/assay/enclave/sdk/boundary"
 )
 
-// How long a side looks for its turn before it sleeps, in looks: about 50 µs where OCALLs are to be switchless, so that one
-// which the application answers at once costs no switch, and not at all elsewhere.
-const (
-	spinSwitchless = 50_000
-	spinNot        = 0
-)
-
 // setup is what the process of an enclave reads first; the module follows.
 type setup struct {
 	Heap   uint64
@@ -60,10 +53,11 @@ func (e *Instance) startProcess(ctx context.Context, module []byte) error {
 	shared := os.NewFile(uintptr(fd), "shared")
 	defer shared.Close()
 	s := &process{e: e, dead: make(chan struct{}), left: e.m.c.Budget.OCalls}
-	s.ch = &channel{mem: mem, side: sideMonitor, spin: spinNot, gone: new(atomic.Bool)}
+	s.ch = &channel{mem: mem, side: sideMonitor, gone: new(atomic.Bool)}
 	set := setup{Heap: e.options.Heap, Buffer: e.options.Buffer, Module: uint32(len(module)), Debug: e.id.Attributes.Debug()}
 	if e.o.Switchless {
-		set.Spin, s.ch.spin = spinSwitchless, spinSwitchless
+		s.ch.spin.looks = looksIn(spinTime, e.m.c.Now)
+		set.Spin = uint32(s.ch.spin.looks)
 	}
 	*s.ch.word(atTurn) = sideEnclave
 	s.cmd = exec.Command(e.m.c.Program)
