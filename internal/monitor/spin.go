@@ -27,7 +27,8 @@ const spinTime = 20 * time.Microsecond
 // spin says whether the turn came while looking.
 func (s *spinner) spin(turn *uint32, side uint32) bool {
 	switch {
-	case atomic.LoadUint32(turn) == side:
+	case atomic.LoadUint32(turn) == side: // sooner than could be looked
+		s.last, s.rest = max(s.last-1, 0), max(s.rest-1, 0)
 		return true
 	case s.looks == 0:
 		return false
