@@ -161,7 +161,7 @@ func TestNothingIsClaimedOfDevices(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if c := v.Claims.(*enclave.Claims); c.DMA != "unknown" || c.Encryption != "unknown" {
+		if c := v.Claims.(*enclave.Claims).Isolation; c.DMA != "unknown" || c.Encryption != "unknown" {
 			t.Errorf("DMA %q, encryption %q", c.DMA, c.Encryption)
 		}
 	}

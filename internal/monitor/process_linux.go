@@ -9,10 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
-	"sync/atomic"
 	"syscall"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/assay-attest/assay/enclave/abi"
 	"github.com/assay-attest/assay/enclave/sdk/boundary"
@@ -24,7 +21,7 @@ type setup struct {
 	Buffer uint32
 	Module uint32
 	Spin   uint32
-	Code   bool // descriptor 4 is a folder with the module's compiled code
+	Code   bool // descriptor 5 is a folder with the module's compiled code
 	Debug  bool // what it prints may be seen
 }
 
@@ -46,24 +43,25 @@ func (e *Instance) startProcess(ctx context.Context, module []byte) error {
 	}
 	limit, cancel := context.WithTimeout(context.WithValue(ctx, within{e}, true), e.m.c.Budget.Time)
 	defer cancel()
-	mem, fd, err := share(int(e.options.Buffer))
+	ch, fds, err := share(int(e.options.Buffer))
 	if err != nil {
 		return err
 	}
-	shared := os.NewFile(uintptr(fd), "shared")
+	shared, bell := os.NewFile(uintptr(fds[0]), "shared"), os.NewFile(uintptr(fds[1]), "bell")
 	defer shared.Close()
+	defer bell.Close()
 	s := &process{e: e, dead: make(chan struct{}), left: e.m.c.Budget.OCalls}
-	s.ch = &channel{mem: mem, side: sideMonitor, gone: new(atomic.Bool)}
+	s.ch = ch
 	set := setup{Heap: e.options.Heap, Buffer: e.options.Buffer, Module: uint32(len(module)), Debug: e.id.Attributes.Debug()}
 	if e.o.Switchless {
 		s.ch.spin.looks = looksIn(spinTime, e.m.c.Now)
 		set.Spin = uint32(s.ch.spin.looks)
 	}
-	*s.ch.word(atTurn) = sideEnclave
+	*s.ch.turn() = sideEnclave
 	s.cmd = exec.Command(e.m.c.Program)
 	s.cmd.Args, s.cmd.Env, s.cmd.Dir = []string{childName}, []string{}, "/"
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	s.cmd.ExtraFiles = []*os.File{shared}
+	s.cmd.ExtraFiles = []*os.File{shared, bell}
 	if code != nil {
 		s.cmd.ExtraFiles, set.Code = append(s.cmd.ExtraFiles, code), true
 	}
@@ -71,7 +69,7 @@ func (e *Instance) startProcess(ctx context.Context, module []byte) error {
 		s.cmd.Stderr = e.m.c.Debug
 	}
 	if err := s.launch(set, module); err != nil {
-		_ = unix.Munmap(mem)
+		ch.unmap()
 		return err
 	}
 	e.run, e.buffer = s, s.ch.buffer()
@@ -212,6 +210,5 @@ func (s *process) stop() {
 	s.kill()
 	_ = s.stdin.Close()
 	<-s.dead
-	clear(s.ch.mem)
-	_ = unix.Munmap(s.ch.mem)
+	s.ch.unmap()
 }

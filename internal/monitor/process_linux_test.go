@@ -141,6 +141,36 @@ func TestSwitchlessOCALLsChangeNothingButTheirTime(t *testing.T) {
 	wantCode(t, "a call after its process was killed", try(e, "empty", none{}), monitor.CodeTrap)
 }
 
+// An enclave that nobody calls doesn't look for a call, switchless or not.
+func TestEnclaveThatIsNotCalledSleeps(t *testing.T) {
+	e := load(t, newMonitor(t, nil), monitor.Options{Mode: abi.ModeProcess, Switchless: true})
+	for range 100 {
+		call[none](t, e, "empty", none{})
+	}
+	pid := child(t)
+	ticks := func() (n int) {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := strings.Fields(string(b[bytes.LastIndexByte(b, ')'):])) // after the name: state is field 3
+		for _, s := range f[12:14] {
+			v, err := strconv.Atoi(s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			n += v
+		}
+		return n
+	}
+	time.Sleep(50 * time.Millisecond)
+	before := ticks()
+	time.Sleep(time.Second) // real time: what another process does with it is asked
+	if n := ticks() - before; n > 20 {
+		t.Errorf("it worked for %d hundredths of a second while nobody called", n)
+	}
+}
+
 // R023, R025: root, who reads every mapping of the enclave's process that can be read, doesn't find a secret that is inside,
 // where its memory is secret memory.
 func TestRootDoesNotReadAnEnclavesMemory(t *testing.T) {
