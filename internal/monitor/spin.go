@@ -18,11 +18,12 @@ type spinner struct {
 // What a look in vain costs: waits without looking.
 const (
 	shortestRest = 8
-	longestRest  = 1024
+	longestRest  = 256
 )
 
-// spinTime is about what sleeping and being woken costs, so that who looks in vain pays at most twice.
-const spinTime = 20 * time.Microsecond
+// spinTime is about what sleeping and being woken costs where the core has gone idle meanwhile, and on a virtual machine has
+// to be given back first: were it less, one side's sleep would make the other's look vain.
+const spinTime = 50 * time.Microsecond
 
 // spin says whether the turn came while looking.
 func (s *spinner) spin(turn *uint32, side uint32) bool {
