@@ -58,6 +58,14 @@ func (a *API) nodeDetail(tx store.Tx, view *refs.View, namespace string, n store
 		return v, fmt.Errorf("reading the last result: %w", err)
 	}
 	v.Reasons = append(v.Reasons, rec.Result.Reasons...)
+	for f, p := range rec.Result.Parts {
+		if len(p.Highlights) > 0 {
+			if v.Highlights == nil {
+				v.Highlights = make(map[rats.Format][]rats.Highlight)
+			}
+			v.Highlights[f] = p.Highlights
+		}
+	}
 	return v, nil
 }
 
