@@ -21,7 +21,7 @@ func (a *app) nodeCmd() *cobra.Command {
 	return group("node", "nodes: what gets a verdict",
 		"A node is a host, a VM, a sandbox or an enclave. A node is named by its name or its id (nd_…).",
 		a.nodeListCmd(), a.nodeShowCmd(), a.nodeExplainCmd(), a.nodeAttestCmd(), a.nodeWaitCmd(), a.nodeEventsCmd(),
-		a.nodeHistoryCmd(), a.nodeApproveCmd(), a.nodeRevokeCmd(), a.nodeDeleteCmd(), a.tokenCmd(),
+		a.nodeHistoryCmd(), a.nodeApproveCmd(), a.nodeRevokeCmd(), a.nodeDeleteCmd(), a.tokenCmd(), a.akCmd(),
 	)
 }
 
