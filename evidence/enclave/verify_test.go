@@ -154,6 +154,19 @@ func TestWhatIsSimulatedIsMarked(t *testing.T) {
 	}
 }
 
+// w7 of HyperEnclave, S17: who has not looked at the machine's protection from devices doesn't claim any.
+func TestNothingIsClaimedOfDevices(t *testing.T) {
+	for _, o := range []softenclave.Options{{}, {Platform: simulated}} {
+		v, err := verify(t, fresh(t, o))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c := v.Claims.(*enclave.Claims).Isolation; c.DMA != "unknown" || c.Encryption != "unknown" {
+			t.Errorf("DMA %q, encryption %q", c.DMA, c.Encryption)
+		}
+	}
+}
+
 func TestOtherProfilesBindRawDataOrNothing(t *testing.T) {
 	x := fresh(t, softenclave.Options{})
 	data := bytes.Repeat([]byte{7}, 48)

@@ -14,11 +14,14 @@ import (
 // room for what leaf functions exchange, and the marshalling buffer. One side at a time has the turn; the other spins for a
 // while and then sleeps on a futex, so that a call which is answered at once costs no switch (R047). Each side reads a field
 // once, since the other could change it at any time.
+//
+// Turn and sleep lie in a page of ordinary memory: the kernel can't find the page of a futex in secret memory, and a side
+// would look for ever where it shall sleep.
 type channel struct {
 	mem  []byte
-	turn []byte       // a page of ordinary shared memory: no process can sleep on a word of secret memory (EFAULT)
-	side uint32       // whose end this is
-	spin int          // looks at the turn before sleeping
+	bell []byte // turn and sleep; nothing that is secret
+	side uint32 // whose end this is
+	spin spinner
 	gone *atomic.Bool // the other side is no more
 }
 
@@ -28,10 +31,15 @@ const (
 	sideEnclave uint32 = 1
 )
 
-// Where what is in the shared memory. Each side's sleep is a word of its own.
+// Where what is in the page of the bell. Each side's sleep is a word of its own.
 const (
-	atTurn    = 0  // of the page of turns
-	atAsleep  = 64 // and 128: of the sides; of the page of turns
+	atTurn   = 0
+	atAsleep = 64 // and 128: of the sides
+	bellSize = 4096
+)
+
+// Where what is in the shared memory.
+const (
 	atOp      = 192
 	atA       = 196
 	atB       = 200
@@ -41,7 +49,6 @@ const (
 	atData    = 8192
 	dataSize  = 64 << 10
 	atBuffer  = atData + dataSize
-	turnSize  = 4096
 )
 
 // What one side tells the other.
@@ -62,7 +69,11 @@ const (
 
 func (c *channel) word(at int) *uint32 { return (*uint32)(unsafe.Pointer(&c.mem[at])) }
 
-func (c *channel) turnWord(at int) *uint32 { return (*uint32)(unsafe.Pointer(&c.turn[at])) }
+func (c *channel) turn() *uint32 { return (*uint32)(unsafe.Pointer(&c.bell[atTurn])) }
+
+func (c *channel) asleep(side uint32) *uint32 {
+	return (*uint32)(unsafe.Pointer(&c.bell[atAsleep+64*int(side)]))
+}
 
 func (c *channel) buffer() []byte { return c.mem[atBuffer:] }
 
@@ -81,9 +92,9 @@ func (c *channel) send(m message) {
 	copy(c.mem[atName+4:], name)
 	*c.word(atOp), *c.word(atA), *c.word(atB) = m.op, m.a, m.b
 	other := 1 - c.side
-	atomic.StoreUint32(c.turnWord(atTurn), other)
-	if atomic.LoadUint32(c.turnWord(atAsleep+64*int(other))) != 0 {
-		futex(c.turnWord(atTurn), futexWake, 1, nil)
+	atomic.StoreUint32(c.turn(), other)
+	if atomic.LoadUint32(c.asleep(other)) != 0 {
+		futex(c.turn(), futexWake, 1, nil)
 	}
 }
 
@@ -99,11 +110,9 @@ func (c *channel) receive() (message, bool) {
 }
 
 func (c *channel) wait() bool {
-	turn, asleep := c.turnWord(atTurn), c.turnWord(atAsleep+64*int(c.side))
-	for range c.spin {
-		if atomic.LoadUint32(turn) == c.side {
-			return true
-		}
+	turn, asleep := c.turn(), c.asleep(c.side)
+	if c.spin.spin(turn, c.side) {
+		return true
 	}
 	for {
 		atomic.StoreUint32(asleep, 1)
@@ -121,7 +130,7 @@ func (c *channel) wait() bool {
 }
 
 // wake ends a sleep of the own side, for whoever has set gone.
-func (c *channel) wake() { futex(c.turnWord(atTurn), futexWake, 1, nil) }
+func (c *channel) wake() { futex(c.turn(), futexWake, 1, nil) }
 
 // The operations of futex(2) between processes.
 const (
@@ -154,9 +163,33 @@ func (c *channel) refused() error {
 	return r.Err()
 }
 
-// share makes the memory of a channel, as secret memory where that is to be had. The descriptor is for the other process.
-func share(buffer int) (mem []byte, fd int, err error) {
-	size := atBuffer + buffer
+// share makes the memory of a channel, as secret memory where that is to be had. The descriptors are for the other process:
+// the memory's, and the bell's.
+func share(buffer int) (c *channel, fds [2]int, err error) {
+	c = &channel{side: sideMonitor, gone: new(atomic.Bool)}
+	if fds[1], err = unix.MemfdCreate("bell", unix.MFD_CLOEXEC); err != nil {
+		return nil, fds, fmt.Errorf("sharing memory: %w", err)
+	}
+	if c.bell, err = mapShared(fds[1], bellSize, true); err != nil {
+		unix.Close(fds[1])
+		return nil, fds, err
+	}
+	if c.mem, fds[0], err = shareSecret(atBuffer + buffer); err != nil {
+		_ = unix.Munmap(c.bell)
+		unix.Close(fds[1])
+		return nil, fds, err
+	}
+	return c, fds, nil
+}
+
+// unmap gives the memory back.
+func (c *channel) unmap() {
+	clear(c.mem)
+	_ = unix.Munmap(c.mem)
+	_ = unix.Munmap(c.bell)
+}
+
+func shareSecret(size int) (mem []byte, fd int, err error) {
 	r, _, errno := unix.Syscall(unix.SYS_MEMFD_SECRET, unix.O_CLOEXEC, 0, 0)
 	if fd = int(r); errno == 0 {
 		if mem, err = mapShared(fd, size, true); err == nil {
@@ -164,11 +197,6 @@ func share(buffer int) (mem []byte, fd int, err error) {
 		}
 		unix.Close(fd)
 	}
-	return shareOrdinary(size)
-}
-
-// shareOrdinary makes memory that is not secret.
-func shareOrdinary(size int) (mem []byte, fd int, err error) {
 	if fd, err = unix.MemfdCreate("enclave", unix.MFD_CLOEXEC); err != nil {
 		return nil, -1, fmt.Errorf("sharing memory: %w", err)
 	}

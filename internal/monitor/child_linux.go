@@ -22,7 +22,7 @@ const childName = "assay-enclave"
 // Where a monitor puts what the process needs.
 const (
 	fdShared = 3
-	fdTurns  = 4
+	fdBell   = 4
 	fdCode   = 5
 )
 
@@ -41,13 +41,13 @@ func Child(rand io.Reader, now func() time.Time) error {
 	if err != nil {
 		return err
 	}
-	turn, err := mapShared(fdTurns, turnSize, false)
+	bell, err := mapShared(fdBell, bellSize, false)
 	if err != nil {
 		return err
 	}
 	_ = os.NewFile(fdShared, "shared").Close()
-	_ = os.NewFile(fdTurns, "turns").Close()
-	c := &child{ch: &channel{mem: mem, turn: turn, side: sideEnclave, spin: int(set.Spin), gone: new(atomic.Bool)}}
+	_ = os.NewFile(fdBell, "bell").Close()
+	c := &child{ch: &channel{mem: mem, bell: bell, side: sideEnclave, spin: spinner{looks: int(set.Spin)}, gone: new(atomic.Bool)}}
 	go func() { // the monitor writes nothing more: what comes is its end
 		_, _ = io.ReadFull(os.Stdin, make([]byte, 1))
 		os.Exit(0)

@@ -9,20 +9,10 @@ import (
 	"os"
 	"os/exec"
 	"slices"
-	"sync/atomic"
 	"syscall"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/assay-attest/assay/enclave/abi"
 	"github.com/assay-attest/assay/enclave/sdk/boundary"
-)
-
-// How long a side looks for its turn before it sleeps, in looks: about 50 µs where OCALLs are to be switchless, so that one
-// which the application answers at once costs no switch, and not at all elsewhere.
-const (
-	spinSwitchless = 50_000
-	spinNot        = 0
 )
 
 // setup is what the process of an enclave reads first; the module follows.
@@ -31,7 +21,7 @@ type setup struct {
 	Buffer uint32
 	Module uint32
 	Spin   uint32
-	Code   bool // descriptor 4 is a folder with the module's compiled code
+	Code   bool // descriptor 5 is a folder with the module's compiled code
 	Debug  bool // what it prints may be seen
 }
 
@@ -53,30 +43,25 @@ func (e *Instance) startProcess(ctx context.Context, module []byte) error {
 	}
 	limit, cancel := context.WithTimeout(context.WithValue(ctx, within{e}, true), e.m.c.Budget.Time)
 	defer cancel()
-	mem, fd, err := share(int(e.options.Buffer))
+	ch, fds, err := share(int(e.options.Buffer))
 	if err != nil {
 		return err
 	}
-	shared := os.NewFile(uintptr(fd), "shared")
+	shared, bell := os.NewFile(uintptr(fds[0]), "shared"), os.NewFile(uintptr(fds[1]), "bell")
 	defer shared.Close()
-	turn, fd, err := shareOrdinary(turnSize)
-	if err != nil {
-		_ = unix.Munmap(mem)
-		return err
-	}
-	turns := os.NewFile(uintptr(fd), "turns")
-	defer turns.Close()
+	defer bell.Close()
 	s := &process{e: e, dead: make(chan struct{}), left: e.m.c.Budget.OCalls}
-	s.ch = &channel{mem: mem, turn: turn, side: sideMonitor, spin: spinNot, gone: new(atomic.Bool)}
+	s.ch = ch
 	set := setup{Heap: e.options.Heap, Buffer: e.options.Buffer, Module: uint32(len(module)), Debug: e.id.Attributes.Debug()}
 	if e.o.Switchless {
-		set.Spin, s.ch.spin = spinSwitchless, spinSwitchless
+		s.ch.spin.looks = looksIn(spinTime, e.m.c.Now)
+		set.Spin = uint32(s.ch.spin.looks)
 	}
-	*s.ch.turnWord(atTurn) = sideEnclave
+	*s.ch.turn() = sideEnclave
 	s.cmd = exec.Command(e.m.c.Program)
 	s.cmd.Args, s.cmd.Env, s.cmd.Dir = []string{childName}, []string{}, "/"
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	s.cmd.ExtraFiles = []*os.File{shared, turns}
+	s.cmd.ExtraFiles = []*os.File{shared, bell}
 	if code != nil {
 		s.cmd.ExtraFiles, set.Code = append(s.cmd.ExtraFiles, code), true
 	}
@@ -84,8 +69,7 @@ func (e *Instance) startProcess(ctx context.Context, module []byte) error {
 		s.cmd.Stderr = e.m.c.Debug
 	}
 	if err := s.launch(set, module); err != nil {
-		_ = unix.Munmap(mem)
-		_ = unix.Munmap(turn)
+		ch.unmap()
 		return err
 	}
 	e.run, e.buffer = s, s.ch.buffer()
@@ -226,7 +210,5 @@ func (s *process) stop() {
 	s.kill()
 	_ = s.stdin.Close()
 	<-s.dead
-	clear(s.ch.mem)
-	_ = unix.Munmap(s.ch.mem)
-	_ = unix.Munmap(s.ch.turn)
+	s.ch.unmap()
 }

@@ -2,6 +2,7 @@ package monitor_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/assay-attest/assay/enclave"
 	"github.com/assay-attest/assay/enclave/abi"
@@ -102,6 +104,71 @@ func TestKilledProcessIsAFault(t *testing.T) {
 	wantCode(t, "a call", try(e, "empty", none{}), monitor.CodeTrap)
 	wantCode(t, "another", try(e, "empty", none{}), monitor.CodePoisoned)
 	call[none](t, load(t, m, monitor.Options{Mode: abi.ModeProcess}), "empty", none{})
+}
+
+// R047: with switchless OCALLs an enclave does the same, is stopped by the same budgets, and its end is seen.
+func TestSwitchlessOCALLsChangeNothingButTheirTime(t *testing.T) {
+	m := newMonitor(t, func(c *monitor.Config) { c.Budget.Time = 5 * time.Second })
+	calls := 0
+	o := monitor.Options{Mode: abi.ModeProcess, Switchless: true, Host: map[string]monitor.HostCall{
+		"ping": func(_ context.Context, in, out []byte) (int, error) {
+			if calls++; calls%100 == 0 {
+				time.Sleep(time.Millisecond) // longer than anybody looks
+			}
+			return copy(out, in), nil
+		},
+	}}
+	e := load(t, m, o)
+	for range 20 {
+		if got := call[[]byte](t, e, "ocall", outcall{Name: "ping", In: []byte("pong"), Room: 100, Many: 50}); string(got) != "pong" {
+			t.Fatalf("answer %q", got)
+		}
+	}
+	if calls != 1000 {
+		t.Errorf("%d OCALLs arrived", calls)
+	}
+	wantCode(t, "an OCALL nobody offers", try(e, "ocall", outcall{Name: "nobody"}), monitor.CodeHost)
+	wantCode(t, "a call without end", try(e, "hang", none{}), monitor.CodeTime)
+
+	e = load(t, m, o)
+	p, err := os.FindProcess(child(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	wantCode(t, "a call after its process was killed", try(e, "empty", none{}), monitor.CodeTrap)
+}
+
+// An enclave that nobody calls doesn't look for a call, switchless or not.
+func TestEnclaveThatIsNotCalledSleeps(t *testing.T) {
+	e := load(t, newMonitor(t, nil), monitor.Options{Mode: abi.ModeProcess, Switchless: true})
+	for range 100 {
+		call[none](t, e, "empty", none{})
+	}
+	pid := child(t)
+	ticks := func() (n int) {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := strings.Fields(string(b[bytes.LastIndexByte(b, ')'):])) // after the name: state is field 3
+		for _, s := range f[12:14] {
+			v, err := strconv.Atoi(s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			n += v
+		}
+		return n
+	}
+	time.Sleep(50 * time.Millisecond)
+	before := ticks()
+	time.Sleep(time.Second) // real time: what another process does with it is asked
+	if n := ticks() - before; n > 20 {
+		t.Errorf("it worked for %d hundredths of a second while nobody called", n)
+	}
 }
 
 // R023, R025: root, who reads every mapping of the enclave's process that can be read, doesn't find a secret that is inside,

@@ -2,6 +2,7 @@
 package main
 
 import (
+	"crypto/ecdh"
 	"crypto/rand"
 	"crypto/sha256"
 	"fmt"
@@ -302,6 +303,85 @@ func leafhash(n int32) int32 {
 			sum = sdk.SHA256(bulk)
 		}
 		return sum, nil
+	})
+}
+
+var sealed []byte
+
+// leafseal encrypts and decrypts memory in its place by the monitor.
+//
+//go:wasmexport leafseal
+func leafseal(n int32) int32 {
+	return sdk.Serve(n, func(j HashJob) (sdk.None, error) {
+		if len(sealed) != int(j.Size)+16 {
+			sealed = make([]byte, j.Size+16)
+		}
+		at, key := uint32(uintptr(unsafe.Pointer(&sealed[0]))), uint32(uintptr(unsafe.Pointer(&scratch)))
+		for range j.Times {
+			if rawSeal(key, 32, key+64, 0, 0, at, j.Size, at) < 0 || rawOpen(key, 32, key+64, 0, 0, at, j.Size+16, at) < 0 {
+				return sdk.None{}, fmt.Errorf("sealed bytes don't open")
+			}
+		}
+		return sdk.None{}, nil
+	})
+}
+
+var curve *ecdh.PrivateKey
+
+// agree does the work of one key agreement on P-256, which is the enclave's own code.
+//
+//go:wasmexport agree
+func agree(n int32) int32 {
+	return sdk.Serve(n, func(sdk.None) ([]byte, error) {
+		var err error
+		if curve == nil {
+			if curve, err = ecdh.P256().GenerateKey(rand.Reader); err != nil {
+				return nil, err
+			}
+		}
+		return curve.ECDH(curve.PublicKey())
+	})
+}
+
+//go:wasmexport keys
+func keys(n int32) int32 {
+	return sdk.Serve(n, func(times uint32) (sdk.None, error) {
+		for range times {
+			k, err := sdk.GetKey(abi.KeyRequest{KeyName: abi.KeySeal, KeyPolicy: abi.PolicyMRENCLAVE})
+			if err != nil {
+				return sdk.None{}, err
+			}
+			k.Wipe()
+		}
+		return sdk.None{}, nil
+	})
+}
+
+//go:wasmexport reports
+func reports(n int32) int32 {
+	return sdk.Serve(n, func(times uint32) (sdk.None, error) {
+		t, err := sdk.Target()
+		if err != nil {
+			return sdk.None{}, err
+		}
+		for range times {
+			if _, err := sdk.Report(t, [64]byte{1}); err != nil {
+				return sdk.None{}, err
+			}
+		}
+		return sdk.None{}, nil
+	})
+}
+
+//go:wasmexport quotes
+func quotes(n int32) int32 {
+	return sdk.Serve(n, func(times uint32) (sdk.None, error) {
+		for range times {
+			if _, err := sdk.Quote([64]byte{1}); err != nil {
+				return sdk.None{}, err
+			}
+		}
+		return sdk.None{}, nil
 	})
 }
 
