@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -20,9 +21,11 @@ const DefaultConfig = "/etc/assay/agent.yaml"
 // Config is the configuration file of an agent: what its owner allows whoever signs plans (S05), and where things are.
 type Config struct {
 	Server string `yaml:"server"` // instead of the address joined at; the CA stays pinned
-	TPM    string `yaml:"tpm"`    // instead of the TPM joined with
-	Socket string `yaml:"socket"` // empty: agent.sock in the state directory
-	Allow  Allow  `yaml:"allow"`
+	// Servers are all that share one database; the agent goes to another one when its server fails.
+	Servers []string `yaml:"servers"`
+	TPM     string   `yaml:"tpm"`    // instead of the TPM joined with
+	Socket  string   `yaml:"socket"` // empty: agent.sock in the state directory
+	Allow   Allow    `yaml:"allow"`
 }
 
 // Allow is what plans may touch on this machine.
@@ -87,6 +90,9 @@ func ParseConfig(b []byte) (Config, error) {
 	}
 	if err := c.Allow.check(); err != nil {
 		return Config{}, err
+	}
+	if len(c.Servers) > maxServers || slices.Contains(c.Servers, "") {
+		return Config{}, CodeConfig.Bad("servers", fmt.Sprintf("at most %d addresses", maxServers), "more, or an empty one")
 	}
 	if c.Socket != "" && !filepath.IsAbs(c.Socket) {
 		return Config{}, CodeConfig.Bad("socket", "an absolute path", clip(c.Socket))

@@ -126,7 +126,7 @@ func TestJitterStaysWithinTheBound(t *testing.T) {
 	seen := map[time.Duration]bool{}
 	for range 200 {
 		bound := max(b.bound, pauseFirst)
-		d := b.next()
+		d := b.next(true)
 		if d < 0 || d > bound || bound > pauseMax {
 			t.Fatalf("pause %s with bound %s", d, bound)
 		}
