@@ -68,11 +68,12 @@ type nodeDoc struct {
 
 // Encode returns a node's document.
 func (c *NodeDocs) Encode(n Node) ([]byte, error) {
+	n = asRead(n)
 	doc, err := json.Marshal(n)
 	if err != nil {
 		return nil, err
 	}
-	c.remember(doc, asRead(n))
+	c.remember(doc, n)
 	return doc, nil
 }
 
