@@ -122,6 +122,17 @@ func (c *Cache) View(ctx context.Context, space store.Space, namespace string) (
 	return c.Fresh(ctx, space, namespace)
 }
 
+// At returns the namespace's view at an epoch that was just read; at a newer one if there is one by now.
+func (c *Cache) At(ctx context.Context, space store.Space, namespace string, epoch int64) (*View, error) {
+	c.mu.Lock()
+	v := c.views[namespace]
+	c.mu.Unlock()
+	if v != nil && v.Epoch == epoch {
+		return v, nil
+	}
+	return c.Fresh(ctx, space, namespace)
+}
+
 // Fresh returns the namespace's view at the store's present epoch.
 func (c *Cache) Fresh(ctx context.Context, space store.Space, namespace string) (*View, error) {
 	c.mu.Lock()
