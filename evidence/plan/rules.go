@@ -23,6 +23,8 @@ var (
 const (
 	SeverityFail    = "fail"
 	SeverityWarning = "warning"
+	// MissingIgnore is for sets larger than a node, a distribution's whole archive: that a file is absent says nothing.
+	MissingIgnore = "ignore"
 )
 
 // Rules is the section `plan:` of a policy.
@@ -43,7 +45,7 @@ type TestRule struct {
 	Reference string   `yaml:"reference"`          // reference set
 	Severity  string   `yaml:"severity,omitempty"` // of changed and unreadable files: fail (default), warning
 	Unknown   string   `yaml:"unknown,omitempty"`  // of files the set doesn't name; default: severity
-	Missing   string   `yaml:"missing,omitempty"`  // of files of the set that were not found; default: severity
+	Missing   string   `yaml:"missing,omitempty"`  // of files of the set that were not found: fail, warning, ignore; default: severity
 }
 
 // Limits bound one run; zero is the agent's own limit.
@@ -83,6 +85,9 @@ func (t TestRule) lint(at string) []rats.Reason {
 		out = append(out, CodeReference.Refuse(at+".reference", "the name of a set", "nothing"))
 	}
 	for _, s := range []struct{ field, value string }{{".severity", t.Severity}, {".unknown", t.Unknown}, {".missing", t.Missing}} {
+		if s.field == ".missing" && s.value == MissingIgnore {
+			continue
+		}
 		if s.value != "" && s.value != SeverityFail && s.value != SeverityWarning {
 			out = append(out, CodeSeverity.Refuse(at+s.field, "fail or warning", fmt.Sprintf("%q", s.value)))
 		}

@@ -44,6 +44,7 @@ type API struct {
 	cfg     Config
 	mux     *http.ServeMux
 	limits  *limits
+	judging *queue
 	metrics *metrics
 	openAPI []byte
 	stop    chan struct{} // closed when streams must end
@@ -52,7 +53,7 @@ type API struct {
 // New returns the API's handler.
 func New(cfg Config, reg *prometheus.Registry) *API {
 	a := &API{
-		cfg: cfg, mux: http.NewServeMux(), limits: newLimits(cfg.Now),
+		cfg: cfg, mux: http.NewServeMux(), limits: newLimits(cfg.Now), judging: newQueue(maxJudged, maxWaiting, maxWait),
 		metrics: newMetrics(reg, cfg.Appraiser), stop: make(chan struct{}),
 	}
 	a.openAPI, _ = OpenAPI() // its one error would be a type without JSON; a test runs it
