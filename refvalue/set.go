@@ -13,6 +13,7 @@ import (
 	"cmp"
 	"fmt"
 	"hash/maphash"
+	"iter"
 	"slices"
 	"sort"
 	"time"
@@ -254,6 +255,12 @@ func (s *Set) digests(i int) []rats.Digest {
 	}
 	return out
 }
+
+// Find is what Index.Find asks of one set.
+func (s *Set) Find(name string, d rats.Digest) (known bool, expected []rats.Digest) { return s.find(name, d) }
+
+// Names yields the names that start with prefix, in ascending order.
+func (s *Set) Names(prefix string) iter.Seq[string] { return slices.Values(s.withPrefix(prefix)) }
 
 // find returns whether the name has the digest: then that digest, else every digest it may have; none if the name isn't in
 // the set.

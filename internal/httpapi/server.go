@@ -54,8 +54,9 @@ type API struct {
 func New(cfg Config, reg *prometheus.Registry) *API {
 	a := &API{
 		cfg: cfg, mux: http.NewServeMux(), limits: newLimits(cfg.Now), judging: newQueue(maxJudged, maxWaiting, maxWait),
-		metrics: newMetrics(reg, cfg.Appraiser), stop: make(chan struct{}),
+		stop: make(chan struct{}),
 	}
+	a.metrics = newMetrics(reg, cfg.Appraiser, cfg.Refs, a.judging)
 	a.openAPI, _ = OpenAPI() // its one error would be a type without JSON; a test runs it
 	for _, r := range Routes() {
 		a.mux.Handle(r.Method+" "+r.Pattern, a.handler(r))
