@@ -27,7 +27,7 @@ func TestSetThatMadeRoomIsReadAgain(t *testing.T) {
 		put(t, space, store.DocSet, name, setOf(name, 200))
 	}
 	c := NewCache(all.Descriptors())
-	c.sets.limit = 50_000 // about two of them
+	c.sets.limit = 40_000 // about two of them
 	v, err := c.Fresh(t.Context(), space, "default")
 	if err != nil {
 		t.Fatal(err)
