@@ -23,9 +23,10 @@ help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
-build: ## build bin/assay, one static, reproducible binary, and bin/assay-keeper, which is measured by itself
+build: ## build bin/assay, one static, reproducible binary, and bin/assay-keeper and bin/assay-monitor, which are measured by themselves
 	$(BUILD) -o bin/assay ./cmd/assay
 	$(BUILD) -o bin/assay-keeper ./cmd/assay-keeper
+	$(BUILD) -o bin/assay-monitor ./cmd/assay-monitor
 
 .PHONY: quickstart
 quickstart: tools build ## see the whole idea on this machine: trusted, changed, not trusted, restored (flags: ARGS=--keep)
@@ -70,10 +71,11 @@ generate: ## rewrite generated pages (docs/reference)
 	$(GO) generate ./...
 
 .PHONY: tools
-tools: ## install what tests and quickstart need: swtpm, a C compiler for the race detector
+tools: ## install what tests and quickstart need: swtpm, PostgreSQL, a C compiler for the race detector
 	@missing=""; \
 	command -v swtpm >/dev/null || missing="$$missing swtpm"; \
 	command -v swtpm_setup >/dev/null || missing="$$missing swtpm-tools"; \
+	ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || command -v postgres >/dev/null || missing="$$missing postgresql"; \
 	command -v gcc >/dev/null || missing="$$missing gcc libc6-dev"; \
 	command -v openssl >/dev/null || missing="$$missing openssl"; \
 	command -v mmdebstrap >/dev/null || missing="$$missing mmdebstrap"; \

@@ -125,7 +125,7 @@ func TestKeysNeverCrossModeLaunchOrRoot(t *testing.T) {
 		{Mode: abi.ModeInline, Launch: abi.LaunchInitrd, Root: abi.RootInitrdSealed, SVN: 5},
 		{Mode: abi.ModeProcess, Launch: abi.LaunchInitrd, Root: abi.RootOSProtected, SVN: 5},
 		{Mode: abi.ModeProcess, Launch: abi.LaunchUserspace, Root: abi.RootOSProtected, SVN: 5},
-		{Mode: abi.ModeProcess, Launch: abi.LaunchUserspace, Root: abi.RootSoftware, SVN: 5},
+		{Mode: abi.ModeProcess, Launch: abi.LaunchUserspace, Root: abi.RootSimulated, SVN: 5},
 	} {
 		name := p.Mode.String() + " " + p.Launch.String() + " " + p.Root.String()
 		r := request()

@@ -257,7 +257,9 @@ func (s *Set) digests(i int) []rats.Digest {
 }
 
 // Find is what Index.Find asks of one set.
-func (s *Set) Find(name string, d rats.Digest) (known bool, expected []rats.Digest) { return s.find(name, d) }
+func (s *Set) Find(name string, d rats.Digest) (known bool, expected []rats.Digest) {
+	return s.find(name, d)
+}
 
 // Names yields the names that start with prefix, in ascending order.
 func (s *Set) Names(prefix string) iter.Seq[string] { return slices.Values(s.withPrefix(prefix)) }

@@ -11,6 +11,7 @@ import (
 )
 
 func main() {
+	enclave()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := cli.Main(ctx, process())
 	stop()

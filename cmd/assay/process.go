@@ -2,11 +2,24 @@ package main
 
 import (
 	"crypto/rand"
+	"fmt"
 	"os"
 	"time"
 
 	"github.com/assay-attest/assay/internal/cli"
+	"github.com/assay-attest/assay/internal/monitor"
 )
+
+// enclave is what this process is if a monitor started it to run one enclave; it doesn't return then.
+func enclave() {
+	if monitor.IsChild(os.Args) {
+		fmt.Fprintln(os.Stderr, monitor.Child(rand.Reader, time.Now))
+		os.Exit(ended)
+	}
+}
+
+// ended is the exit code of an enclave's process that could not begin.
+const ended = 1
 
 // process returns the environment of the running process: the one place where the real clock and randomness enter.
 func process() cli.Env {

@@ -43,7 +43,7 @@ type Root uint8
 
 // The root classes.
 const (
-	RootSoftware     Root = 1 // a file: simulated
+	RootSimulated    Root = 1 // a file: simulated
 	RootOSProtected  Root = 2 // a TPM, which gives it to the system's administrator too
 	RootInitrdSealed Root = 3 // a TPM, which gives it in the initrd phase only
 )
@@ -51,7 +51,7 @@ const (
 var (
 	modeNames   = []string{"", "inline", "process"}
 	launchNames = []string{"", "userspace", "initrd"}
-	rootNames   = []string{"", "software", "os-protected", "initrd-sealed"}
+	rootNames   = []string{"", "simulated", "os-protected", "initrd-sealed"}
 )
 
 func nameOf(names []string, i uint8) string {
@@ -67,7 +67,7 @@ func (m Mode) String() string { return nameOf(modeNames, uint8(m)) }
 // String returns "userspace" or "initrd".
 func (l Launch) String() string { return nameOf(launchNames, uint8(l)) }
 
-// String returns "software", "os-protected" or "initrd-sealed".
+// String returns "simulated", "os-protected" or "initrd-sealed".
 func (r Root) String() string { return nameOf(rootNames, uint8(r)) }
 
 // Isolation are facts the monitor states about an enclave's memory and process. They are the monitor's word.
@@ -127,11 +127,11 @@ func ParsePlatform(b [16]byte) (Platform, error) {
 		return Platform{}, CodePlatform.Bad("cpusvn at byte 1", "a mode", seen)
 	case p.Launch < LaunchUserspace || p.Launch > LaunchInitrd:
 		return Platform{}, CodePlatform.Bad("cpusvn at byte 2", "a launch class", seen)
-	case p.Root < RootSoftware || p.Root > RootInitrdSealed:
+	case p.Root < RootSimulated || p.Root > RootInitrdSealed:
 		return Platform{}, CodePlatform.Bad("cpusvn at byte 3", "a root class", seen)
 	case p.Isolation >= isolationEnd:
 		return Platform{}, CodePlatform.Bad("cpusvn at byte 6", "known isolation facts", seen)
-	case p.Root == RootInitrdSealed && p.Launch != LaunchInitrd, p.Root == RootSoftware && p.Launch != LaunchUserspace:
+	case p.Root == RootInitrdSealed && p.Launch != LaunchInitrd, p.Root == RootSimulated && p.Launch != LaunchUserspace:
 		return Platform{}, CodePlatform.Bad("cpusvn at byte 2", "a launch class that the root class allows", p.Launch.String()+" with "+p.Root.String())
 	}
 	return p, nil

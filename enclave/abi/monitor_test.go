@@ -17,14 +17,14 @@ func refusedWith(t *testing.T, what string, err error, want rats.CodeInfo) {
 
 func TestPlatformSurvivesItsField(t *testing.T) {
 	for _, p := range []abi.Platform{
-		{Mode: abi.ModeInline, Launch: abi.LaunchUserspace, Root: abi.RootSoftware},
+		{Mode: abi.ModeInline, Launch: abi.LaunchUserspace, Root: abi.RootSimulated},
 		{Mode: abi.ModeProcess, Launch: abi.LaunchInitrd, Root: abi.RootInitrdSealed, SVN: 513, Isolation: abi.IsolationSecretMemory | abi.IsolationOwnUser},
 	} {
 		if got, err := abi.ParsePlatform(p.CPUSVN()); err != nil || got != p {
 			t.Errorf("got %+v, %v, want %+v", got, err, p)
 		}
 	}
-	good := abi.Platform{Mode: abi.ModeInline, Launch: abi.LaunchUserspace, Root: abi.RootSoftware}.CPUSVN()
+	good := abi.Platform{Mode: abi.ModeInline, Launch: abi.LaunchUserspace, Root: abi.RootSimulated}.CPUSVN()
 	for at, v := range map[int]byte{0: 2, 1: 3, 2: 3, 3: 4, 7: 1, 8: 1, 15: 1} {
 		b := good
 		b[at] = v
@@ -33,7 +33,7 @@ func TestPlatformSurvivesItsField(t *testing.T) {
 	}
 	for _, p := range []abi.Platform{
 		{Mode: abi.ModeInline, Launch: abi.LaunchUserspace, Root: abi.RootInitrdSealed},
-		{Mode: abi.ModeInline, Launch: abi.LaunchInitrd, Root: abi.RootSoftware},
+		{Mode: abi.ModeInline, Launch: abi.LaunchInitrd, Root: abi.RootSimulated},
 		{Launch: abi.LaunchInitrd, Root: abi.RootOSProtected}, {Mode: abi.ModeInline, Root: abi.RootOSProtected}, {Mode: abi.ModeInline, Launch: abi.LaunchUserspace},
 	} {
 		_, err := abi.ParsePlatform(p.CPUSVN())

@@ -29,7 +29,7 @@ const MediaType = "application/vnd.assay.enclave-quote"
 // MarkTestKey is the mark of an enclave signed with the published test key: anyone can sign so.
 const MarkTestKey = rats.MarkTestKey
 
-// Names of the parts of a piece of evidence. The body is an abi.MonitorQuote. With a software root, sigstruct is the only
+// Names of the parts of a piece of evidence. The body is an abi.MonitorQuote. With a simulated root, sigstruct is the only
 // part: no TPM takes part.
 const (
 	PartSigstruct = "sigstruct"     // 1808 bytes
@@ -88,7 +88,7 @@ type Claims struct {
 
 	Mode       string      `json:"mode"`   // inline, process
 	Launch     string      `json:"launch"` // userspace, initrd
-	Root       string      `json:"root"`   // software, os-protected, initrd-sealed
+	Root       string      `json:"root"`   // simulated, os-protected, initrd-sealed
 	MonitorSVN uint16      `json:"monitor_svn"`
 	MonitorKey rats.Digest `json:"monitor_key"` // SHA-256 of x ‖ y
 
@@ -115,7 +115,7 @@ type Isolation struct {
 	Encryption   string   `json:"encryption"` // of memory: unknown
 }
 
-// TPM is what the TPM quote inside says. All of it is empty with a software root.
+// TPM is what the TPM quote inside says. All of it is empty with a simulated root.
 type TPM struct {
 	AK       rats.Digest       `json:"ak,omitzero"` // SHA-256 of the AK's TPM2B_PUBLIC
 	EK       rats.Digest       `json:"ek,omitzero"` // of the enrolled EK

@@ -84,7 +84,7 @@ type Rules struct {
 	// Attributes names what an enclave may have besides INIT, MODE64BIT, CET, KSS and AEXNOTIFY: provision-key,
 	// einittoken-key.
 	Attributes Strings `yaml:"attributes"`
-	// Modes, Launches and Roots list what is allowed: inline, process; userspace, initrd; software, os-protected,
+	// Modes, Launches and Roots list what is allowed: inline, process; userspace, initrd; simulated, os-protected,
 	// initrd-sealed.
 	Modes    Strings `yaml:"modes"`
 	Launches Strings `yaml:"launches"`
@@ -116,7 +116,7 @@ var _ rats.Rules = (*Rules)(nil)
 var words = map[string][]string{
 	"modes":      {abi.ModeInline.String(), abi.ModeProcess.String()},
 	"launches":   {abi.LaunchUserspace.String(), abi.LaunchInitrd.String()},
-	"roots":      {abi.RootSoftware.String(), abi.RootOSProtected.String(), abi.RootInitrdSealed.String()},
+	"roots":      {abi.RootSimulated.String(), abi.RootOSProtected.String(), abi.RootInitrdSealed.String()},
 	"attributes": {"provision-key", "einittoken-key"},
 }
 
@@ -316,7 +316,7 @@ func (r *Rules) checkPlatform(c *Claims) (reasons []rats.Reason) {
 			reasons = append(reasons, CodeMeasured.Refuse(fmt.Sprintf("log.measured[%d]", i), "a text of measured", text))
 		}
 	}
-	if c.Root != abi.RootSoftware.String() && !c.TPM.Same {
+	if c.Root != abi.RootSimulated.String() && !c.TPM.Same {
 		reasons = append(reasons, CodeUnlinked.At(rats.None, "tpm.same", "tpm evidence by the same key in the same boot", "none"))
 	}
 	if !r.AcceptSameOS {

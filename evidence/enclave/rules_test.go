@@ -172,14 +172,14 @@ func TestClaimsWithoutWhatRulesNeedAreRefused(t *testing.T) {
 	if reasons := r.Check(&enclave.Claims{}, nil, now); len(reasons) < 5 {
 		t.Errorf("empty claims lack only %v", reasons)
 	}
-	// A software root is judged without tpm evidence, and never called anything better.
+	// A simulated root is judged without tpm evidence, and never called anything better.
 	s := fresh(t, softenclave.Options{Platform: simulated})
 	soft := &enclave.Rules{
 		MRENCLAVE: enclave.Strings{digestOf(s.enclave.Identity.MRENCLAVE)}, Modes: enclave.Strings{"process"},
-		Launches: enclave.Strings{"userspace"}, Roots: enclave.Strings{"software"}, AcceptSameOS: true,
+		Launches: enclave.Strings{"userspace"}, Roots: enclave.Strings{"simulated"}, AcceptSameOS: true,
 	}
 	if reasons := judged(t, s, soft); len(reasons) > 0 {
-		t.Errorf("software root: %v", reasons)
+		t.Errorf("simulated root: %v", reasons)
 	}
 }
 

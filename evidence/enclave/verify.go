@@ -95,7 +95,7 @@ func (verifier) Verify(_ context.Context, e rats.Evidence, in rats.Inputs) (rats
 		Facts:  rats.Facts{Keys: keys, UserData: [][]byte{bytes.Clone(q.Body.ReportData[:])}},
 		Links:  []rats.Link{{From: Format, To: tpmFormat, Kind: rats.LinkNone}},
 	}
-	if p.Root != abi.RootSoftware {
+	if p.Root != abi.RootSimulated {
 		if err := checkRooted(c, q, p, parts, in); err != nil {
 			return rats.Verified{}, err
 		}
@@ -106,7 +106,7 @@ func (verifier) Verify(_ context.Context, e rats.Evidence, in rats.Inputs) (rats
 }
 
 func marksOf(c *Claims, p abi.Platform) (marks []string) {
-	if p.Root == abi.RootSoftware {
+	if p.Root == abi.RootSimulated {
 		marks = append(marks, rats.MarkSimulated)
 	}
 	if c.TPM.Software {
@@ -128,7 +128,7 @@ const maxEventsPart = 64 << 10
 // it counted.
 func partsOf(e rats.Evidence, root abi.Root) (map[string][]byte, error) {
 	names := []string{PartSigstruct, PartAttest, PartSignature, PartPCRs, PartAK, PartEvents}
-	if root == abi.RootSoftware {
+	if root == abi.RootSimulated {
 		names = names[:1]
 	}
 	parts := make(map[string][]byte, len(names))

@@ -85,7 +85,7 @@ func wantCode(t testing.TB, what string, err error, want rats.CodeInfo) {
 }
 
 var userspace = abi.Platform{Mode: abi.ModeInline, Launch: abi.LaunchUserspace, Root: abi.RootOSProtected, SVN: 5}
-var simulated = abi.Platform{Mode: abi.ModeProcess, Launch: abi.LaunchUserspace, Root: abi.RootSoftware, SVN: 1}
+var simulated = abi.Platform{Mode: abi.ModeProcess, Launch: abi.LaunchUserspace, Root: abi.RootSimulated, SVN: 1}
 
 // R088, R093, R094: what a good quote says.
 func TestQuoteOfAnInitrdMonitorVerifies(t *testing.T) {
@@ -139,13 +139,13 @@ func TestLinkIsNoneWhereNothingProvesIt(t *testing.T) {
 	}
 }
 
-// R096: a software root is marked simulated; a software TPM and debug have their marks.
+// R096: a simulated root is marked simulated; a software TPM and debug have their marks.
 func TestWhatIsSimulatedIsMarked(t *testing.T) {
 	v, err := verify(t, fresh(t, softenclave.Options{Platform: simulated}))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c := v.Claims.(*enclave.Claims); !slices.Contains(v.Marks, rats.MarkSimulated) || c.MeasuredBy != "nothing" || v.Links[0].Kind != rats.LinkNone || c.Root != "software" {
+	if c := v.Claims.(*enclave.Claims); !slices.Contains(v.Marks, rats.MarkSimulated) || c.MeasuredBy != "nothing" || v.Links[0].Kind != rats.LinkNone || c.Root != "simulated" {
 		t.Errorf("%+v, marks %v", c, v.Marks)
 	}
 	v, err = verify(t, fresh(t, softenclave.Options{TPM: softtpm.New(rand.Reader, softtpm.Options{Software: true}), Flags: abi.FlagDebug}))

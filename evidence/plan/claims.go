@@ -15,17 +15,19 @@ type Claims struct {
 // Test is a test that was run, whether or not it found anything.
 type Test struct {
 	ID      uint32   `json:"id"`
-	Kind    string   `json:"kind"` // file, glob, dir
+	Kind    string   `json:"kind"` // file, glob, dir, command, check
 	Alg     string   `json:"alg"`
-	Path    string   `json:"path"` // text form; of a glob the pattern
+	Path    string   `json:"path"` // text form; of a glob the pattern; "command:…"; "CHECK:"
 	Exclude []string `json:"exclude,omitempty"`
+	Args    string   `json:"args,omitempty"` // arguments as in the plan, where path and exclude don't say it all
 }
 
 // Measurement is what one file, or a test as a whole, yielded.
 type Measurement struct {
 	Test   uint32      `json:"test"`
-	Name   string      `json:"name,omitempty"`  // text form of the path; empty: the test as a whole
+	Name   string      `json:"name,omitempty"`  // text form of the path or item; empty: the test as a whole
 	Digest rats.Digest `json:"digest,omitzero"` // empty if Err
+	Value  string      `json:"value,omitempty"` // text form of what the digest is of, where the test discloses it
 	Size   int64       `json:"size"`            // bytes hashed
 	Err    rats.Code   `json:"err,omitempty"`   // why there is no digest
 }

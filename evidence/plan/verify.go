@@ -167,10 +167,7 @@ func claimsOf(r plan.Report, ordered plan.Plan, bulk, timings []byte) (*Claims, 
 		if err != nil {
 			return nil, fmt.Errorf("reading test %d: %w", t.ID, err)
 		}
-		c.Tests[i] = Test{ID: t.ID, Kind: t.Kind, Alg: t.Alg, Path: rats.EscapePath(scope.Path)}
-		for _, e := range scope.Exclude {
-			c.Tests[i].Exclude = append(c.Tests[i].Exclude, rats.EscapePath(e))
-		}
+		c.Tests[i] = testOf(t, scope)
 		n := 0
 		for n < len(outcomes) && outcomes[n].Test == t.ID {
 			m, err := measurement(t, scope, outcomes[n])
@@ -180,8 +177,8 @@ func claimsOf(r plan.Report, ordered plan.Plan, bulk, timings []byte) (*Claims, 
 			c.Measurements = append(c.Measurements, m)
 			n++
 		}
-		if t.Kind == plan.KindFile && n == 0 {
-			return nil, CodeTests.Bad(fmt.Sprintf("outcomes.tests[%d]", i), "an outcome of its file", "none")
+		if (t.Kind == plan.KindFile || t.Kind == plan.KindCommand) && n == 0 {
+			return nil, CodeTests.Bad(fmt.Sprintf("outcomes.tests[%d]", i), "an outcome of its file or command", "none")
 		}
 		outcomes = outcomes[n:]
 	}
@@ -200,5 +197,16 @@ func measurement(t plan.Test, scope plan.Scope, o plan.Outcome) (Measurement, er
 		return m, CodeStray.Bad(m.Name, fmt.Sprintf("a path of test %d", t.ID), "another")
 	}
 	m.Digest = rats.Digest{Alg: t.Alg, Sum: o.Digest}
+	if len(o.Value) > 0 {
+		if !discloses(scope) || !bytes.Equal(sumOf(t.Alg, o.Value), o.Digest) {
+			return m, CodeStray.Bad(m.Name, "a value where the test discloses it, with its own digest", fmt.Sprintf("%d bytes", len(o.Value)))
+		}
+		m.Value = rats.EscapePath(o.Value)
+	}
 	return m, nil
+}
+
+// discloses says whether outcomes of a test may bring the value their digest is of.
+func discloses(s plan.Scope) bool {
+	return s.Check != nil && s.Check.Disclose || s.Command != nil && s.Command.Match != ""
 }

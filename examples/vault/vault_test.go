@@ -80,7 +80,7 @@ func (p platform) monitor(t testing.TB, change func(*monitor.Config)) *monitor.M
 		t.Fatal(err)
 	}
 	c := monitor.Config{
-		Key: key, Platform: abi.Platform{Launch: abi.LaunchUserspace, Root: abi.RootSoftware, SVN: p.svn},
+		Key: key, Platform: abi.Platform{Launch: abi.LaunchUserspace, Root: abi.RootSimulated, SVN: p.svn},
 		Policy: monitor.Policy{Own: [][32]byte{abi.TestMRSIGNER, signerOf(t, stranger)}}, Rand: rand.Reader, Now: time.Now, Compiler: shared,
 	}
 	if change != nil {
@@ -303,18 +303,18 @@ func TestVaultsOfOnePlatformMeet(t *testing.T) {
 
 	// A report for another target, and one about another challenge.
 	call := func(v *untrusted.Vault, to *untrusted.Vault, c [32]byte) []byte {
-		target, err := monitor.Call[struct{}, vault.Paper](bg, to.Instance, vault.Target, struct{}{})
+		target, err := monitor.Call[struct{}, vault.Paper](bg, to.Running, vault.Target, struct{}{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		r, err := monitor.Call[vault.ForTarget, vault.Paper](bg, v.Instance, vault.Vouch, vault.ForTarget{Target: target.Bytes, Challenge: c})
+		r, err := monitor.Call[vault.ForTarget, vault.Paper](bg, v.Running, vault.Vouch, vault.ForTarget{Target: target.Bytes, Challenge: c})
 		if err != nil {
 			t.Fatal(err)
 		}
 		return r.Bytes
 	}
 	meet := func(report []byte) error {
-		_, err := monitor.Call[vault.Introduced, vault.Peer](bg, a.Instance, vault.Meet, vault.Introduced{Report: report, Challenge: challenge})
+		_, err := monitor.Call[vault.Introduced, vault.Peer](bg, a.Running, vault.Meet, vault.Introduced{Report: report, Challenge: challenge})
 		return err
 	}
 	if err := meet(call(b, a, challenge)); err != nil {

@@ -61,9 +61,9 @@ type challenge struct {
 	Issued  time.Time
 	Expires time.Time
 	// Of a continuation only:
-	Pending  rats.Digest  // blob: the platform collection that this step continues
-	Manifest rats.Digest // of the first step
-	Age      time.Duration     // of the platform evidence at its receipt
+	Pending  rats.Digest   // blob: the platform collection that this step continues
+	Manifest rats.Digest   // of the first step
+	Age      time.Duration // of the platform evidence at its receipt
 }
 
 const (

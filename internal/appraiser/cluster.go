@@ -90,34 +90,39 @@ func (a *Appraiser) Watch(ctx context.Context) {
 	}
 	var watched sync.WaitGroup
 	defer watched.Wait()
-	look, spaces := time.NewTicker(lookEvery), time.NewTicker(spacesEvery)
+	watched.Go(func() { a.followAll(ctx, &watched) })
+	look := time.NewTicker(lookEvery)
 	defer look.Stop()
-	defer spaces.Stop()
-	known := map[string]bool{}
-	find := func() {
-		names, err := a.cfg.Store.Namespaces(ctx)
-		if err != nil {
-			return // said by whoever needs it
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-look.C:
 		}
+		if err := a.cfg.Cluster.Alive(); err != nil && a.hub.streams() > 0 {
+			a.cfg.Log.Error("cut off from the database: ending all streams", "streams", a.hub.streams(), "error", err)
+			a.hub.endAll(CodeCutOff.At(rats.None, "stream", "a server with a database", "one without"))
+		}
+	}
+}
+
+// followAll follows every namespace, also those that are made later.
+func (a *Appraiser) followAll(ctx context.Context, watched *sync.WaitGroup) {
+	tick := time.NewTicker(spacesEvery)
+	defer tick.Stop()
+	known := map[string]bool{}
+	for {
+		names, _ := a.cfg.Store.Namespaces(ctx) // that it failed is said by whoever needs them
 		for _, ns := range names {
 			if !known[ns] {
 				known[ns] = true
 				watched.Go(func() { a.follow(ctx, ns) })
 			}
 		}
-	}
-	find()
-	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-spaces.C:
-			find()
-		case <-look.C:
-			if err := a.cfg.Cluster.Alive(); err != nil && a.hub.streams() > 0 {
-				a.cfg.Log.Error("cut off from the database: ending all streams", "streams", a.hub.streams(), "error", err)
-				a.hub.endAll(CodeCutOff.At(rats.None, "stream", "a server with a database", "one without"))
-			}
+		case <-tick.C:
 		}
 	}
 }

@@ -10,9 +10,11 @@ import (
 	"io/fs"
 	"os"
 
+	evlog "github.com/assay-attest/assay/evidence/eventlog"
 	"github.com/assay-attest/assay/evidence/snp"
 	"github.com/assay-attest/assay/evidence/tdx"
 	evtpm "github.com/assay-attest/assay/evidence/tpm"
+	"github.com/assay-attest/assay/internal/attester/enclave"
 	"github.com/assay-attest/assay/internal/attester/eventlog"
 	"github.com/assay-attest/assay/internal/attester/ima"
 	"github.com/assay-attest/assay/internal/attester/plan"
@@ -28,9 +30,11 @@ type Deps struct {
 	TPM     *device.Device
 	AK      *device.AK
 	Enclave *measure.Enclave
-	Root    fs.FS     // the machine's file tree, for what the kernel measured
-	TSM     tsm.Tree  // where reports of TEE guests are asked for; tsm.Dir(tsm.Root) on a machine
-	Rand    io.Reader // names of reports
+	Quotes  enclave.Source   // an enclave in a monitor; nil: there is none
+	Keeper  enclave.Measured // what was measured with the monitor's key; nil with a simulated root
+	Root    fs.FS            // the machine's file tree, for what the kernel measured
+	TSM     tsm.Tree         // where reports of TEE guests are asked for; tsm.Dir(tsm.Root) on a machine
+	Rand    io.Reader        // names of reports
 }
 
 // OnThisMachine completes d with this machine's file tree and report interface.
@@ -52,8 +56,26 @@ func List(d Deps) []rats.Attester {
 		tsm.New(tsm.Config{
 			Descriptor: tdx.Describe(), MediaType: tdx.MediaType, Provider: tsm.ProviderTDX, Tree: d.TSM, Random: d.Rand,
 		}),
+		enclave.New(enclave.Config{Enclave: d.Quotes, Device: d.TPM, AK: d.AK, Measured: d.Keeper, Root: d.Root, Firmware: bootEvents}),
 		plan.New(d.Enclave),
 	}
+}
+
+// bootEvents returns the SHA-256 digests by which a boot event log extends a register.
+func bootEvents(b []byte, register int) ([][32]byte, error) {
+	const algSHA256, evNoAction = 0x000b, 3 // of the TCG
+	log, err := evlog.Parse(b, false)
+	if err != nil {
+		return nil, err
+	}
+	var out [][32]byte
+	for i := range log.Events {
+		e := &log.Events[i]
+		if sum := e.Sum(algSHA256); int(e.Register) == register && e.Type != evNoAction && len(sum) == 32 {
+			out = append(out, [32]byte(sum))
+		}
+	}
+	return out, nil
 }
 
 // Boot identifies the present boot as the platform's formats would. It is a claim of the agent: a server may let it lower

@@ -16,9 +16,9 @@ import (
 )
 
 func (a *app) enclaveCmd() *cobra.Command {
-	return group("enclave VERB", "build, measure and sign software enclaves", `An enclave is a WebAssembly module (wasip1) in an image. Its identity is its MRENCLAVE, computed of the image by the rules of
+	return group("enclave VERB", "build, measure, sign and run software enclaves", `An enclave is a WebAssembly module (wasip1) in an image. Its identity is its MRENCLAVE, computed of the image by the rules of
 SGX, and who signed it. A release is signed in two steps, so that the key can stay offline or in an HSM: gendata, catsig.`,
-		a.enclaveBuildCmd(), a.enclaveMeasureCmd(), a.enclaveInspectCmd(), a.enclaveSignCmd(), a.enclaveGenDataCmd(), a.enclaveCatSigCmd())
+		a.enclaveBuildCmd(), a.enclaveMeasureCmd(), a.enclaveInspectCmd(), a.enclaveSignCmd(), a.enclaveGenDataCmd(), a.enclaveCatSigCmd(), a.enclaveMonitorCmd())
 }
 
 func (a *app) enclaveBuildCmd() *cobra.Command {

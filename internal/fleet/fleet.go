@@ -300,6 +300,17 @@ func (f *fleet) tryJoin(ctx context.Context, i int) (*wire.Machine, error) {
 	})
 }
 
+// patiently makes a call again while the server bounds how many it takes in a second.
+func patiently(call func() error) error {
+	for {
+		err := call()
+		if client.CodeOf(err) != "api.rate.exceeded" {
+			return err
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
 // remove takes nodes and documents off the server.
 func (f *fleet) remove(ctx context.Context) error {
 	var failed []error
@@ -309,22 +320,15 @@ func (f *fleet) remove(ctx context.Context) error {
 		}
 		m.Client.Close()
 		f.Progress("removing", i+1, len(f.machines))
-		for {
-			err := f.Admin.DeleteNode(ctx, m.Joined.Node)
-			if client.CodeOf(err) == "api.rate.exceeded" {
-				time.Sleep(100 * time.Millisecond)
-				continue
-			}
-			if err != nil && len(failed) < 3 {
-				failed = append(failed, fmt.Errorf("removing node %s: %w", m.Joined.Node, err))
-			}
-			break
+		err := patiently(func() error { return f.Admin.DeleteNode(ctx, m.Joined.Node) })
+		if err != nil && len(failed) < 3 {
+			failed = append(failed, fmt.Errorf("removing node %s: %w", m.Joined.Node, err))
 		}
 	}
-	if err := f.Admin.DeletePolicy(ctx, prefix); err != nil {
+	if err := patiently(func() error { return f.Admin.DeletePolicy(ctx, prefix) }); err != nil {
 		failed = append(failed, fmt.Errorf("removing the policy: %w", err))
 	}
-	if err := f.Admin.DeleteRefSet(ctx, prefix); err != nil {
+	if err := patiently(func() error { return f.Admin.DeleteRefSet(ctx, prefix) }); err != nil {
 		failed = append(failed, fmt.Errorf("removing the reference set: %w", err))
 	}
 	return errors.Join(failed...)

@@ -87,6 +87,15 @@ func (c *Conn) Status(ctx context.Context) (Status, error) {
 	return *r.Status, nil
 }
 
+// Brief asks what the keeper holds, without what it would have to ask the TPM for: Keeper.Brief.
+func (c *Conn) Brief(ctx context.Context) (Status, error) {
+	r, _, err := c.call(ctx, message{Op: opBrief})
+	if err != nil || r.Status == nil {
+		return Status{}, err
+	}
+	return *r.Status, nil
+}
+
 // Derive asks for a key of this program, which the caller wipes.
 func (c *Conn) Derive(ctx context.Context, req Request) ([]byte, error) {
 	_, key, err := c.call(ctx, message{Op: opDerive, Derive: &req})

@@ -29,9 +29,9 @@ const (
 
 // The root classes.
 const (
-	RootMeasured    = "measured"     // opens only for authorised early code on this TPM
-	RootOSProtected = "os-protected" // sealed to the TPM, open to this machine's administrator
-	RootSimulated   = "simulated"    // a file
+	RootInitrdSealed = "initrd-sealed" // opens only for authorised early code on this TPM
+	RootOSProtected  = "os-protected"  // sealed to the TPM, open to this machine's administrator
+	RootSimulated    = "simulated"     // a file
 )
 
 // Paths and the NV index of a keeper that is told none. The directories are not below those of server and agent, which
@@ -156,6 +156,9 @@ func (c *Config) complete() error {
 	}
 	if slices.Contains(c.PCRs, 10) {
 		return CodeConfig.Bad("pcrs", "no PCR that never repeats", "10, which IMA extends")
+	}
+	if c.Launch == LaunchUserspace && slices.Contains(c.PCRs, measuredPCR) {
+		return CodeConfig.Bad("pcrs", "no PCR that the keeper extends while it may be started again", fmt.Sprint(measuredPCR))
 	}
 	var err error
 	if c.owner, err = ParseOwner([]byte(c.Owner)); err != nil {

@@ -305,6 +305,7 @@ func TestConfigurationIsReadStrictly(t *testing.T) {
 		"relative state":  func(c *Config) { c.State = "state" },
 		"resettable PCR":  func(c *Config) { c.PCRs = []int{16} },
 		"IMA's PCR":       func(c *Config) { c.PCRs = []int{10} },
+		"the key's PCR":   func(c *Config) { c.Launch, c.PCRs = LaunchUserspace, []int{7, 11} },
 		"NV index":        func(c *Config) { c.NVIndex = 1 },
 		"recovery key":    func(c *Config) { c.Recovery = []byte{1} },
 		"client unnamed":  func(c *Config) { c.Clients[0].Name = "" },

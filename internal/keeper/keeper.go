@@ -115,7 +115,7 @@ func (k *Keeper) class() string {
 	case k.cfg.TPM == NoTPM:
 		return RootSimulated
 	case k.cfg.Launch == LaunchInitrd:
-		return RootMeasured
+		return RootInitrdSealed
 	default:
 		return RootOSProtected
 	}
@@ -139,10 +139,14 @@ func (k *Keeper) withTPM(ctx context.Context, f func(*tpm.Device) error) (err er
 	return f(dev)
 }
 
-// Status reads the counter, so it talks to the TPM.
-func (k *Keeper) Status(ctx context.Context) (Status, error) {
+// Brief is Status without what only the TPM knows: the counter, and what follows from it.
+func (k *Keeper) Brief() Status {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	return k.brief()
+}
+
+func (k *Keeper) brief() Status {
 	s := Status{
 		State: StateLocked, Class: k.class(), Launch: k.cfg.Launch, Boot: k.boot,
 		Created: k.created, Recovered: k.recovered, Hardened: k.hardened,
@@ -160,15 +164,22 @@ func (k *Keeper) Status(ctx context.Context) (Status, error) {
 	if k.software {
 		s.Marks = append(s.Marks, rats.MarkSoftwareTPM)
 	}
-	if k.root == nil {
-		return s, nil
+	if k.root != nil {
+		s.Root, s.Epoch, s.NVIndex = k.root.Root, k.root.Epoch, k.root.NVIndex
+		s.CanRecover = len(k.root.Escrow) > 0
 	}
-	s.Root, s.Epoch, s.NVIndex = k.root.Root, k.root.Epoch, k.root.NVIndex
-	s.CanRecover = len(k.root.Escrow) > 0
 	if k.booted != nil {
 		s.SetRevision = k.booted.Revision
 	}
-	if s.Class == RootSimulated {
+	return s
+}
+
+// Status reads the counter, so it talks to the TPM.
+func (k *Keeper) Status(ctx context.Context) (Status, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	s := k.brief()
+	if k.root == nil || s.Class == RootSimulated {
 		return s, nil
 	}
 	sets, err := k.sets(k.root)
@@ -326,7 +337,12 @@ func (k *Keeper) Derive(c Client, r Request) ([]byte, error) {
 	}
 	root := rootAt(k.seed.key(), r.SVN)
 	defer clear(root)
-	return expand(root, r.Size, "key", []byte(k.cfg.Launch), []byte(k.class()), []byte(c.Name), []byte(r.Label), r.Context), nil
+	return k.derived(root, c, r), nil
+}
+
+// derived is a key of a client's by the root of a version.
+func (k *Keeper) derived(root []byte, c Client, r Request) []byte {
+	return expand(root, r.Size, "key", []byte(k.cfg.Launch), []byte(k.class()), []byte(c.Name), []byte(r.Label), r.Context)
 }
 
 // locked is why there is no root.

@@ -106,8 +106,10 @@ func (k *Keeper) launch(ctx context.Context, dev *tpm.Device) error {
 	for p, v := range values {
 		k.boot.Before[p] = rats.Digest{Alg: "sha256", Sum: v}
 	}
-	k.reason = k.open(ctx, dev)
-	if k.reason == nil || k.root == nil || len(k.root.Escrow) == 0 {
+	if k.reason = k.open(ctx, dev); k.reason == nil {
+		return k.measureMonitor(ctx, dev)
+	}
+	if k.root == nil || len(k.root.Escrow) == 0 {
 		return nil
 	}
 	// The key that a recovery of this boot would be sealed to. In PCR 11 before the cap it is proven to be of this phase.
@@ -139,11 +141,7 @@ func (k *Keeper) cap(ctx context.Context, dev *tpm.Device) error {
 		}
 	}
 	k.boot.Capped = true
-	b, err := json.MarshalIndent(k.boot, "", "  ")
-	if err != nil {
-		return err
-	}
-	return k.runtime.write(bootFileName, b)
+	return k.recordBoot()
 }
 
 // Cap caps PCRs without a keeper: for every way into user space on which none ran. None named are all that a seal of

@@ -9,8 +9,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
+	"github.com/assay-attest/assay/enclave"
+	"github.com/assay-attest/assay/enclave/abi"
 	"github.com/assay-attest/assay/internal/testkit/swtpm"
 	"github.com/assay-attest/assay/internal/tpm"
 	"github.com/assay-attest/assay/rats"
@@ -29,7 +32,7 @@ func TestRootSurvivesReboots(t *testing.T) {
 			t.Error("another key after a reboot")
 		}
 		st, err := k.Status(t.Context())
-		if err != nil || st.State != StateReady || st.Created || st.Class != RootMeasured || !slices.Contains(st.Marks, rats.MarkSoftwareTPM) {
+		if err != nil || st.State != StateReady || st.Created || st.Class != RootInitrdSealed || !slices.Contains(st.Marks, rats.MarkSoftwareTPM) {
 			t.Errorf("status %+v, %v", st, err)
 		}
 	}
@@ -115,7 +118,11 @@ func TestRecordedEventsExplainThePCRs(t *testing.T) {
 		}
 		sum := sha256.Sum256([]byte("assay:cap:1")) // as documented
 		for _, p := range []int{0, 2, 4, 7, 8, 9, 11, 12, 14} {
-			want := sha256.Sum256(append(bytes.Clone(k.boot.Before[p].Sum), sum[:]...))
+			before := k.boot.Before[p]
+			if p == abi.KeyPCR {
+				before = Extend(before, k.boot.Events[2].Text)
+			}
+			want := sha256.Sum256(append(bytes.Clone(before.Sum), sum[:]...))
 			if !bytes.Equal(now[p], want[:]) {
 				t.Errorf("PCR %d isn't capped", p)
 			}
@@ -123,6 +130,10 @@ func TestRecordedEventsExplainThePCRs(t *testing.T) {
 	})
 	if e := k.boot.Events[0]; e.PCR != 11 || e.Text != "assay:keeper:"+rats.SHA256([]byte("keeper")).String() {
 		t.Errorf("first event %+v", e)
+	}
+	// The key by which the monitor will attest stands before the cap: what user space extends is not taken for it.
+	if e := k.boot.Events[2]; e.PCR != abi.KeyPCR || e.Text != monitorKeyEvent(t, k) {
+		t.Errorf("third event %+v", e)
 	}
 	if !k.boot.Capped {
 		t.Error("the cap isn't recorded")
@@ -559,8 +570,66 @@ func TestUserspaceRootSaysWhatItIsAndOpensAgain(t *testing.T) {
 		t.Error("another root")
 	}
 	st, err := k.Status(t.Context())
-	if err != nil || st.Class != RootOSProtected || st.Launch != LaunchUserspace || st.Boot.Capped || len(st.Boot.Events) != 0 {
+	if err != nil || st.Class != RootOSProtected || st.Launch != LaunchUserspace || st.Boot.Capped {
 		t.Errorf("status %+v, %v", st, err)
+	}
+	// The monitor's key is measured once in a boot, however often the keeper is started.
+	if len(st.Boot.Events) != 1 || st.Boot.Events[0] != (Event{PCR: abi.KeyPCR, Text: monitorKeyEvent(t, k)}) {
+		t.Errorf("events %+v", st.Boot.Events)
+	}
+	m.withTPM(func(dev *tpm.Device) {
+		now, err := dev.PCRs(t.Context(), "sha256", []int{abi.KeyPCR})
+		want := Extend(rats.Digest{Alg: "sha256", Sum: make([]byte, 32)}, monitorKeyEvent(t, k))
+		if err != nil || !bytes.Equal(now[abi.KeyPCR], want.Sum) {
+			t.Errorf("PCR %d is %x, %v", abi.KeyPCR, now[abi.KeyPCR], err)
+		}
+	})
+}
+
+// monitorKeyEvent derives the monitor's key as the monitor does and returns the event that measures it.
+func monitorKeyEvent(t *testing.T, k *Keeper) string {
+	t.Helper()
+	key, err := enclave.KeptMonitorKey(monitor.SVN, func(svn uint16) ([]byte, error) {
+		return k.Derive(monitor, Request{Label: labelMonitor, SVN: svn, Size: enclave.RootSize})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := k.platform(monitor.SVN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signing, err := key.AttestationKey(p, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := enclave.AttestationPublic(&signing.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return abi.KeyEvent(public).Text
+}
+
+// While the monitor is being updated two editions of it are clients: the newer one's key is measured, and no other.
+func TestOneMonitorKeyIsMeasuredForABoot(t *testing.T) {
+	m := newMachine(t, LaunchInitrd)
+	older := Client{Name: monitor.Name, Image: rats.SHA256([]byte("monitor 2")), SVN: monitor.SVN - 1}
+	m.cfg.Clients = []Client{older, monitor, {Name: "other", Image: rats.SHA256([]byte("other")), SVN: 9}}
+	k := m.created("linux 1")
+	var keys []string
+	for _, e := range k.boot.Events {
+		if strings.HasPrefix(e.Text, abi.EventKey) {
+			keys = append(keys, e.Text)
+		}
+	}
+	if len(keys) != 1 || keys[0] != monitorKeyEvent(t, k) {
+		t.Errorf("measured %v", keys)
+	}
+	m.cfg.Clients = m.cfg.Clients[2:]
+	m.boot("linux 2")
+	m.order(&k.root.Root)
+	if k := m.start(); k.reason != nil || slices.ContainsFunc(k.boot.Events, func(e Event) bool { return strings.HasPrefix(e.Text, abi.EventKey) }) {
+		t.Errorf("without a monitor: %v, %+v", k.reason, k.boot.Events)
 	}
 }
 

@@ -100,6 +100,7 @@ func (k *Keeper) Serve(ctx context.Context, ln net.Listener) error {
 type session struct {
 	peer   Peer
 	client *Client
+	noted  bool // that a monitor started
 }
 
 func (k *Keeper) converse(ctx context.Context, c *net.UnixConn) {
@@ -165,11 +166,18 @@ func (k *Keeper) answer(ctx context.Context, s *session, b []byte) (reply, []byt
 	case opStatus:
 		st, err := k.Status(ctx)
 		return reply{Status: &st}, nil, err
+	case opBrief:
+		st := k.Brief()
+		return reply{Status: &st}, nil, nil
 	case opDerive:
 		if s.client == nil {
 			if s.client, err = k.identify(s.peer); err != nil {
 				return reply{}, nil, err
 			}
+		}
+		if m.Derive.Label == labelMonitor && !s.noted {
+			s.noted = true
+			k.noteMonitor(*s.client)
 		}
 		key, err := k.Derive(*s.client, *m.Derive)
 		return reply{}, key, err

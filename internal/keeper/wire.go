@@ -17,6 +17,7 @@ const maxMessage = 64 << 10
 // The operations.
 const (
 	opStatus  = "status"
+	opBrief   = "brief"
 	opDerive  = "derive"
 	opInstall = "install"
 	opCommit  = "commit"

@@ -98,7 +98,7 @@ func reportsSayWhatRunsWhere(t *testing.T, mode abi.Mode) {
 	e := load(t, newMonitor(t, nil), monitor.Options{Mode: mode})
 	b := self(t, e)
 	p, err := abi.ParsePlatform(b.CPUSVN)
-	if err != nil || p != e.Platform() || p.Mode != mode || p.Root != abi.RootSoftware || p.SVN != 3 {
+	if err != nil || p != e.Platform() || p.Mode != mode || p.Root != abi.RootSimulated || p.SVN != 3 {
 		t.Errorf("platform %+v, %v", p, err)
 	}
 	if id := e.Identity(); b.MRENCLAVE != id.MRENCLAVE || b.MRSIGNER != abi.TestMRSIGNER || b.ISVProdID != 7 || b.ISVSVN != 2 {

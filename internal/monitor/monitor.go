@@ -95,7 +95,7 @@ func New(ctx context.Context, c Config) (*Monitor, error) {
 	if _, err := abi.ParsePlatform(p.CPUSVN()); err != nil {
 		return nil, err
 	}
-	if c.Compiler != nil && c.Compiler.kept != nil && p.Root == abi.RootSoftware {
+	if c.Compiler != nil && c.Compiler.kept != nil && p.Root == abi.RootSimulated {
 		return nil, errors.New("compiled modules of a simulated root stay in memory: anybody has its key")
 	}
 	if p.SVN != c.Key.SVN() {

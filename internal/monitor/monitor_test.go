@@ -86,7 +86,7 @@ var otherKey = sync.OnceValues(func() (*rsa.PrivateKey, error) {
 	return k.(*rsa.PrivateKey), nil
 })
 
-var software = abi.Platform{Launch: abi.LaunchUserspace, Root: abi.RootSoftware, SVN: 3}
+var software = abi.Platform{Launch: abi.LaunchUserspace, Root: abi.RootSimulated, SVN: 3}
 
 // root returns the key of a monitor on a machine of the given number.
 func root(t testing.TB, machine byte, svn uint16) *enclave.MonitorKey {

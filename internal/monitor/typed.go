@@ -3,11 +3,23 @@ package monitor
 import (
 	"context"
 
+	"github.com/assay-attest/assay/enclave"
+	"github.com/assay-attest/assay/enclave/abi"
 	"github.com/assay-attest/assay/enclave/sdk/boundary"
 )
 
+// Running is an enclave that was started: an Instance here, or one of a monitor's daemon.
+type Running interface {
+	Enter(ctx context.Context, entry string, in []byte) ([]byte, error)
+	Identity() enclave.Identity
+	Platform() abi.Platform
+	Destroy() error
+}
+
+var _ Running = (*Instance)(nil)
+
 // Call enters an entry point with typed parameters and returns its typed result.
-func Call[In, Out any](ctx context.Context, e *Instance, entry string, in In) (Out, error) {
+func Call[In, Out any](ctx context.Context, e Running, entry string, in In) (Out, error) {
 	var out Out
 	b, err := boundary.Encode(in)
 	if err != nil {

@@ -34,6 +34,7 @@ type bundle struct {
 	Database   string            `json:"database"`
 	Retention  Retention         `json:"retention"`
 	Collateral map[string]string `json:"collateral,omitempty"`
+	Update     string            `json:"collateral_update,omitempty"`
 	Files      map[string][]byte `json:"files"` // by path in the data directory
 }
 
@@ -51,7 +52,7 @@ func Export(dir, file, keyFile string, rand io.Reader, now time.Time) (err error
 		return fmt.Errorf("opening the server's keys: %w", err)
 	}
 	keys.Close()
-	b := bundle{Expires: now.Add(bundleLife).UTC(), URL: s.URL, Database: s.Database, Retention: s.Retention, Collateral: s.Collateral, Files: map[string][]byte{}}
+	b := bundle{Expires: now.Add(bundleLife).UTC(), URL: s.URL, Database: s.Database, Retention: s.Retention, Collateral: s.Collateral, Update: s.Update, Files: map[string][]byte{}}
 	defer b.wipe()
 	names := []string{caFile, accessFile}
 	entries, err := os.ReadDir(filepath.Join(dir, keysDir))

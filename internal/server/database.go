@@ -14,22 +14,25 @@ import (
 	"github.com/assay-attest/assay/internal/store/sqlite"
 )
 
-// Takeover is how long it takes, at most, until another server has taken the nodes of one that died or lost its database:
-// half the lease until a server that is cut off ends its streams (postgres.Options.Lease), and the agents' first pause.
-// Challenges come that much before a node's period is over.
-const Takeover = 5 * time.Second
+// lease is for how long the database counts a silent server as alive, unless RunOptions say otherwise.
+const lease = 6 * time.Second
+
+// takeover is how long it takes, at most, until another server has taken the nodes of one that died or lost its database:
+// half a lease until a server that is cut off ends its streams, the agents' first pause, and a new connection. Challenges
+// come that much before a node's period is over.
+func takeover(lease time.Duration) time.Duration { return lease/2 + 2*time.Second }
 
 // openDatabase opens the database of a data directory: the file in it, or the one at address, which other servers share.
-func openDatabase(ctx context.Context, dir, address string, rand io.Reader, now func() time.Time, log *slog.Logger) (store.Store, error) {
+func openDatabase(ctx context.Context, dir, address string, rand io.Reader, now func() time.Time, log *slog.Logger, lease time.Duration) (store.Store, error) {
 	if address == "" {
 		return sqlite.Open(ctx, filepath.Join(dir, dbFile), sqlite.Options{Now: now, Logger: log})
 	}
-	return postgres.Open(ctx, address, postgres.Options{Now: now, Rand: rand, Logger: log})
+	return postgres.Open(ctx, address, postgres.Options{Now: now, Rand: rand, Logger: log, Lease: lease})
 }
 
 // initDatabase makes the tables and the first namespace. Where servers share the database both may be there.
 func initDatabase(ctx context.Context, o InitOptions) (err error) {
-	db, err := openDatabase(ctx, o.Dir, o.Database, o.Rand, o.Now, slog.New(slog.DiscardHandler))
+	db, err := openDatabase(ctx, o.Dir, o.Database, o.Rand, o.Now, slog.New(slog.DiscardHandler), lease)
 	if err != nil {
 		return fmt.Errorf("making the database: %w", err)
 	}

@@ -66,7 +66,7 @@ func Init(ctx context.Context, o InitOptions) (InitResult, error) {
 	if err != nil {
 		return InitResult{}, err
 	}
-	settings.Retention, settings.Collateral = shared.Retention, shared.Collateral
+	settings.Retention, settings.Collateral, settings.Update = shared.Retention, shared.Collateral, shared.Update
 	if o.Join != "" {
 		return o.join(ctx, settings, shared)
 	}

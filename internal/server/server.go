@@ -58,11 +58,11 @@ type Settings struct {
 	// Collateral names the services that collateral may be fetched from: vendor ("intel", "amd") → base address, or
 	// "official". None, the default: nothing is fetched, and what was imported into the directory collateral/ is used.
 	Collateral map[string]string `json:"collateral,omitempty"`
-	// Update is the channel of Intel's documents: endorse.Standard, the default, or endorse.Early.
-	Update string `json:"collateral_update,omitempty"`
 	// Database is the address of the database that several servers share, without password; empty: a file of this server's.
 	Database  string    `json:"database,omitempty"`
 	Retention Retention `json:"retention,omitzero"`
+	// Update is the channel of Intel's documents: endorse.Standard, the default, or endorse.Early.
+	Update string `json:"collateral_update,omitempty"`
 }
 
 // RunOptions say how to run a server. Dir, Rand, Now and Log are required.
@@ -78,6 +78,8 @@ type RunOptions struct {
 	Ready    func(addr string) // called once it listens
 	// ChallengeTTL bounds the life of a challenge; zero: 30 s, at most 60 s (S02).
 	ChallengeTTL time.Duration
+	// Lease is for how long a shared database counts this server as alive when it hears nothing of it; zero: 6 s.
+	Lease time.Duration
 }
 
 // shutdownGrace is how long requests in flight may take when the server stops.
@@ -106,12 +108,15 @@ func Run(ctx context.Context, o RunOptions) error {
 		}
 		settings.Database = o.Database
 	}
-	db, err := openDatabase(ctx, o.Dir, settings.Database, o.Rand, o.Now, o.Log)
+	if o.Lease <= 0 {
+		o.Lease = lease
+	}
+	db, err := openDatabase(ctx, o.Dir, settings.Database, o.Rand, o.Now, o.Log, o.Lease)
 	if err != nil {
 		return fmt.Errorf("opening the database: %w", err)
 	}
 	defer db.Close()
-	if cluster, _ := clusterOf(db); cluster != nil {
+	if cluster, ok := db.(store.Cluster); ok {
 		o.Now = cluster.Now // all servers go by the database's clock
 	}
 	if err := db.Migrate(ctx); err != nil {
@@ -169,14 +174,6 @@ func serve(ctx context.Context, o RunOptions, handler *httpapi.API, tlsConfig *t
 }
 
 // assemble builds the API over keys and database.
-// clusterOf returns the cluster a database makes, if it does, and how long its servers need to take over.
-func clusterOf(db store.Store) (store.Cluster, time.Duration) {
-	if c, ok := db.(store.Cluster); ok {
-		return c, Takeover
-	}
-	return nil, 0
-}
-
 func assemble(o RunOptions, settings Settings, keys *keyring.Keyring, db store.Store, vendors *endorse.Cache) (*httpapi.API, *appraiser.Appraiser, *tls.Config, error) {
 	caDER, err := readCA(o.Dir)
 	if err != nil {
@@ -192,13 +189,15 @@ func assemble(o RunOptions, settings Settings, keys *keyring.Keyring, db store.S
 	}
 	engine := appraise.New(all.Verifiers()...)
 	views := refs.NewCache(engine.Descriptors())
-	cluster, takeover := clusterOf(db)
-	ap := appraiser.New(appraiser.Config{
-		Cluster: cluster, Takeover: takeover,
+	cfg := appraiser.Config{
 		Store: db, Engine: engine, Refs: views, Tokens: keys.Tokens(), Results: keys.Results(),
 		PlanSigner: keys.PlanSigner(), PlanSPKI: keys.PlanSignerSPKI(), Verifier: keys.VerifierID(), Collateral: vendors,
 		Now: o.Now, Rand: o.Rand, Log: o.Log, TTL: o.ChallengeTTL,
-	})
+	}
+	if c, ok := db.(store.Cluster); ok {
+		cfg.Cluster, cfg.Takeover = c, takeover(o.Lease)
+	}
+	ap := appraiser.New(cfg)
 	joiner, err := identity.NewJoiner(identity.Config{
 		Keys: keys.Tokens(), CA: ca, Pins: pins, Now: o.Now, Rand: o.Rand, VerifierID: keys.VerifierID(), PlanSigner: keys.PlanSignerSPKI(),
 		Vouch: vouch(db, views, o.Now),

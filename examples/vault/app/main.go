@@ -59,7 +59,7 @@ func run(ctx context.Context, imageFile, sigFile string) error {
 	}
 	m, err := monitor.New(ctx, monitor.Config{
 		Key:      key,
-		Platform: abi.Platform{Launch: abi.LaunchUserspace, Root: abi.RootSoftware, SVN: 1},
+		Platform: abi.Platform{Launch: abi.LaunchUserspace, Root: abi.RootSimulated, SVN: 1},
 		Policy:   monitor.Policy{Own: [][32]byte{s.MRSIGNER()}},
 		Rand:     rand.Reader, Now: time.Now,
 	})

@@ -14,23 +14,29 @@ import (
 
 // Vault is a running vault and the file its state is kept in.
 type Vault struct {
-	*monitor.Instance
+	monitor.Running
 	file string
 	mu   sync.Mutex
 }
 
-// Start starts a vault of an image and its SIGSTRUCT. Its state is kept in file.
+// Start starts a vault of an image and its SIGSTRUCT in a monitor of this process. Its state is kept in file.
 func Start(ctx context.Context, m *monitor.Monitor, image, sigstruct []byte, file string) (*Vault, error) {
+	return StartBy(func(o monitor.Options) (monitor.Running, error) { return m.Load(ctx, image, sigstruct, o) }, file)
+}
+
+// StartBy starts a vault by a function that loads it: in a monitor here, or over the socket of a monitor's daemon.
+func StartBy(load func(monitor.Options) (monitor.Running, error), file string) (*Vault, error) {
 	v := &Vault{file: file}
 	var err error
-	v.Instance, err = m.Load(ctx, image, sigstruct, monitor.Options{
-		Host: map[string]monitor.HostCall{vault.Store: monitor.Host(v.store)},
-	})
+	v.Running, err = load(monitor.Options{Host: map[string]monitor.HostCall{vault.Store: monitor.Host(v.store)}})
 	if err != nil {
 		return nil, err
 	}
 	return v, nil
 }
+
+// String names the vault's enclave.
+func (v *Vault) String() string { return fmt.Sprint(v.Running) }
 
 // store is the OCALL: the enclave hands its sealed state out, and the application keeps it.
 func (v *Vault) store(_ context.Context, s vault.Sealed) (struct{}, error) {
@@ -47,7 +53,7 @@ func (v *Vault) store(_ context.Context, s vault.Sealed) (struct{}, error) {
 
 // Fill fills the vault.
 func (v *Vault) Fill(ctx context.Context, c vault.Contents) error {
-	_, err := monitor.Call[vault.Contents, struct{}](ctx, v.Instance, vault.Fill, c)
+	_, err := monitor.Call[vault.Contents, struct{}](ctx, v.Running, vault.Fill, c)
 	return err
 }
 
@@ -57,25 +63,25 @@ func (v *Vault) Open(ctx context.Context) (uint32, error) {
 	if err != nil {
 		return 0, fmt.Errorf("reading the vault's state: %w", err)
 	}
-	left, err := monitor.Call[vault.Sealed, vault.Left](ctx, v.Instance, vault.Open, vault.Sealed{State: b})
+	left, err := monitor.Call[vault.Sealed, vault.Left](ctx, v.Running, vault.Open, vault.Sealed{State: b})
 	return left.Times, err
 }
 
 // Show returns the secret, and how often it may be shown again.
 func (v *Vault) Show(ctx context.Context) (vault.Shown, error) {
-	return monitor.Call[struct{}, vault.Shown](ctx, v.Instance, vault.Show, struct{}{})
+	return monitor.Call[struct{}, vault.Shown](ctx, v.Running, vault.Show, struct{}{})
 }
 
 // Introduce lets v check that other is a vault on the same platform, and returns who it is: v says where reports for it
 // go, other makes one about v's challenge, v checks it.
 func (v *Vault) Introduce(ctx context.Context, other *Vault, challenge [32]byte) (vault.Peer, error) {
-	target, err := monitor.Call[struct{}, vault.Paper](ctx, v.Instance, vault.Target, struct{}{})
+	target, err := monitor.Call[struct{}, vault.Paper](ctx, v.Running, vault.Target, struct{}{})
 	if err != nil {
 		return vault.Peer{}, err
 	}
-	report, err := monitor.Call[vault.ForTarget, vault.Paper](ctx, other.Instance, vault.Vouch, vault.ForTarget{Target: target.Bytes, Challenge: challenge})
+	report, err := monitor.Call[vault.ForTarget, vault.Paper](ctx, other.Running, vault.Vouch, vault.ForTarget{Target: target.Bytes, Challenge: challenge})
 	if err != nil {
 		return vault.Peer{}, err
 	}
-	return monitor.Call[vault.Introduced, vault.Peer](ctx, v.Instance, vault.Meet, vault.Introduced{Report: report.Bytes, Challenge: challenge})
+	return monitor.Call[vault.Introduced, vault.Peer](ctx, v.Running, vault.Meet, vault.Introduced{Report: report.Bytes, Challenge: challenge})
 }

@@ -28,6 +28,8 @@ type member struct {
 	lose   context.CancelFunc
 	joined bool
 	wake   chan struct{}
+
+	failing bool // only run looks at it
 }
 
 func newMember(s *db, id string) *member {
@@ -101,7 +103,7 @@ func (m *member) run(cfg *pgx.ConnConfig) {
 	for {
 		if m.ready() {
 			err := m.beat(cfg, &c)
-			m.check(err)
+			m.report(err)
 			if sweep++; err == nil && sweep%60 == 1 {
 				m.sweep(c)
 			}
@@ -191,16 +193,33 @@ func (m *member) lost() {
 	m.lose()
 }
 
-// check gives the lease up when it is due, by our own clock.
-func (m *member) check(err error) {
-	if err != nil {
-		m.s.log.Warn("renewing the lease", "error", err)
+// watch gives the lease up when it is due, by our own clock, also while a renewal waits for its answer.
+func (m *member) watch() {
+	tick := time.NewTicker(m.s.opts.Lease / 24)
+	defer tick.Stop()
+	for {
+		select {
+		case <-m.s.settled:
+			return
+		case <-tick.C:
+		}
+		m.mu.Lock()
+		due := !m.heard.IsZero() && m.s.opts.Now().Sub(m.heard) > m.silence()
+		m.mu.Unlock()
+		if due {
+			m.lost()
+		}
 	}
-	m.mu.Lock()
-	due := !m.heard.IsZero() && m.s.opts.Now().Sub(m.heard) > m.silence()
-	m.mu.Unlock()
-	if due {
-		m.lost()
+}
+
+// report says once when renewing begins to fail, and when it succeeds again.
+func (m *member) report(err error) {
+	if failing := err != nil; failing != m.failing {
+		if m.failing = failing; failing {
+			m.s.log.Warn("the lease can't be renewed", "error", err)
+		} else {
+			m.s.log.Info("the lease is renewed again")
+		}
 	}
 }
 

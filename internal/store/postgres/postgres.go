@@ -138,6 +138,7 @@ func open(ctx context.Context, address string, opts Options) (*db, error) {
 	s.routines.Go(s.hint)
 	s.routines.Go(func() { s.listen(cfg.ConnConfig) })
 	s.routines.Go(func() { s.member.run(cfg.ConnConfig) })
+	s.routines.Go(s.member.watch)
 	return s, nil
 }
 

@@ -224,6 +224,34 @@ func TestAServerCutOffFromTheDatabaseKnowsNothing(t *testing.T) {
 	}
 }
 
+func TestAnUpdateThatTheDatabaseUndidRunsAgain(t *testing.T) {
+	a, b, _ := pair(t, 0)
+	runs := 0
+	err := b.In("one").Update(t.Context(), func(x store.Tx) error {
+		if err := put("first")(x); err != nil {
+			return err
+		}
+		if runs++; runs == 1 { // as when the database restarts
+			if _, err := a.writers.Exec(t.Context(), "SELECT pg_terminate_backend($1)", int32(x.(*txn).s.c.PgConn().PID())); err != nil {
+				t.Error(err)
+			}
+		}
+		return put("second")(x)
+	})
+	if err != nil || runs != 2 {
+		t.Errorf("%d runs: %v", runs, err)
+	}
+	if err := a.In("one").View(t.Context(), func(x store.Tx) error {
+		list, err := x.Nodes().List("", 0)
+		if len(list) != 2 {
+			t.Errorf("%d nodes, want 2", len(list))
+		}
+		return err
+	}); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestALeaseThatWasTakenAwayEndsUpdates(t *testing.T) {
 	a, b, _ := pair(t, time.Hour) // b will not notice by itself
 	if _, err := a.writers.Exec(t.Context(), "UPDATE servers SET until = clock_timestamp() WHERE id = $1", b.Server()); err != nil {

@@ -98,7 +98,9 @@ func (s *db) view(ctx context.Context, namespace string, f func(*tx) error) erro
 		return err
 	}
 	dial, cancel := context.WithTimeout(ctx, dialTimeout)
+	stop := context.AfterFunc(lease, cancel) // all sessions may hang, and waiting for one be in vain
 	c, err := s.readers.Acquire(dial)
+	stop()
 	cancel()
 	if err != nil {
 		if ctx.Err() != nil {

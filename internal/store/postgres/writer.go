@@ -342,6 +342,8 @@ func (b *batch) commit() {
 	err := b.broken
 	if err == nil {
 		err = b.finish()
+	} else {
+		err = fmt.Errorf("%w: %w", errUndone, err)
 	}
 	if err != nil {
 		b.log.Error("commit failed; its updates were undone unless the answer alone was lost", "updates", len(b.members), "error", err)

@@ -28,7 +28,7 @@ func (p purges) delete(sql string, before time.Time, limit int) (int, error) {
 
 // Tokens are few: their times stand in the document.
 func (p purges) Tokens(before time.Time, limit int) (int, error) {
-	list, err := tokens{p.t}.List()
+	list, err := tokens(p).List()
 	if err != nil {
 		return 0, err
 	}
@@ -40,7 +40,7 @@ func (p purges) Tokens(before time.Time, limit int) (int, error) {
 		if !k.Expires.Before(before) && (k.UsedAt.IsZero() || !k.UsedAt.Before(before)) {
 			continue
 		}
-		if err := (tokens{p.t}).Delete(k.ID); err != nil {
+		if err := tokens(p).Delete(k.ID); err != nil {
 			return n, err
 		}
 		n++

@@ -80,7 +80,7 @@ func New(random io.Reader, o Options) *Enclave {
 		copy(start.ConfigID[:], rats.SHA256(o.PlanSigner).Sum)
 	}
 	e.Identity = must(enclave.Init(image.Measure(), e.sigstruct, start))
-	if o.Unmeasured || o.Platform.Root == abi.RootSoftware {
+	if o.Unmeasured || o.Platform.Root == abi.RootSimulated {
 		return e
 	}
 	e.Extend(abi.Event{Digest: [32]byte{0xee}}) // the boot loader's
@@ -150,7 +150,7 @@ func (e *Enclave) QuoteAltered(b rats.Binding, pcrs []int, a Alter) rats.Evidenc
 		a.Quote(&q)
 	}
 	parts := map[string][]byte{evidence.PartSigstruct: e.sigstruct.Bytes()}
-	if e.Platform.Root != abi.RootSoftware {
+	if e.Platform.Root != abi.RootSimulated {
 		extra := q.Extra()
 		if a.Extra == nil {
 			a.Extra = extra[:]
