@@ -8,9 +8,11 @@ package refs
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 
 	"github.com/assay-attest/assay/internal/store"
@@ -60,11 +62,54 @@ type View struct {
 	Policies []Active
 	Index    *Index
 	Broken   []rats.Reason // documents that could not be used: nothing is judged affirming while there are any
+
+	mu       sync.Mutex
+	selected map[string]Active // by what selectors see of a node
+}
+
+// maxSelected bounds the nodes whose policy a View remembers.
+const maxSelected = 20_000
+
+// factsKey is what selectors see of a node, as text that no other facts have.
+func factsKey(n policy.NodeFacts) string {
+	b := make([]byte, 0, 128)
+	add := func(s string) {
+		b = binary.AppendUvarint(b, uint64(len(s)))
+		b = append(b, s...)
+	}
+	add(n.Name)
+	add(n.Kind)
+	add(n.Parent)
+	for _, k := range slices.Sorted(maps.Keys(n.Labels)) {
+		add(k)
+		add(n.Labels[k])
+	}
+	return string(b)
 }
 
 // Active returns the one policy in force for a node: the highest priority whose selector is true. Otherwise it says why
-// there is none.
+// there is none. Selectors see the node's facts alone, so what they chose is remembered.
 func (v *View) Active(n policy.NodeFacts) (Active, []rats.Reason) {
+	key := factsKey(n)
+	v.mu.Lock()
+	known, ok := v.selected[key]
+	v.mu.Unlock()
+	if ok {
+		return known, nil
+	}
+	a, why := v.choose(n)
+	if len(why) == 0 {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		if v.selected == nil || len(v.selected) >= maxSelected {
+			v.selected = map[string]Active{}
+		}
+		v.selected[key] = a
+	}
+	return a, why
+}
+
+func (v *View) choose(n policy.NodeFacts) (Active, []rats.Reason) {
 	if len(v.Broken) > 0 {
 		return Active{}, v.Broken
 	}
