@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -171,8 +172,8 @@ func floor(b *testing.B) float64 {
 	if err != nil {
 		b.Fatal(err)
 	}
-	n, start := 0, time.Now()
-	for ; time.Since(start) < time.Second; n++ {
+	n, start := 0, cpu()
+	for ; cpu()-start < time.Second; n++ {
 		for range 2 {
 			if !ecdsa.VerifyASN1(&key.PublicKey, digest[:], sig) {
 				b.Fatal("the signature doesn't verify")
@@ -182,5 +183,14 @@ func floor(b *testing.B) float64 {
 			b.Fatal(err)
 		}
 	}
-	return float64(n) / time.Since(start).Seconds()
+	return float64(n) / (cpu() - start).Seconds()
+}
+
+// cpu is the processor time of this process: what others do on the machine doesn't count.
+func cpu() time.Duration {
+	var u syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
