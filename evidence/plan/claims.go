@@ -6,8 +6,8 @@ import (
 
 // Claims is what is true of a run. It holds no times, sequence or nonce, so equal machines have equal claims.
 type Claims struct {
-	Backend      string        `json:"backend"`      // what ran the plan: native
-	Simulated    bool          `json:"simulated"`    // nothing isolated it from the machine
+	Backend      string        `json:"backend"`      // what ran the plan: native, enclave
+	Simulated    bool          `json:"simulated"`    // nothing attests that anything isolated it from the machine
 	Tests        []Test        `json:"tests"`        // of the plan, in its order
 	Measurements []Measurement `json:"measurements"` // in the order of tests, then of names
 }
@@ -34,3 +34,12 @@ type Measurement struct {
 
 // ClaimsOf implements rats.Claims.
 func (*Claims) ClaimsOf() rats.Format { return Format }
+
+// Highlights implements rats.Highlighter: what ran the plan.
+func (c *Claims) Highlights() []rats.Highlight {
+	backend := c.Backend
+	if c.Simulated {
+		backend += ", simulated"
+	}
+	return []rats.Highlight{{Name: "backend", Value: backend}}
+}

@@ -62,12 +62,27 @@ func verify(ctx context.Context, e rats.Evidence, in rats.Inputs) (rats.Verified
 	v := rats.Verified{
 		Claims: claims,
 		Resume: resume,
-		Links:  []rats.Link{{From: Format, To: platform(in.Facts), Kind: rats.LinkNone}},
+		Links:  []rats.Link{link(report, in.Facts)},
 	}
-	if report.Simulated {
+	// An enclave that nothing attests is a process that calls itself one.
+	claims.Simulated = claims.Simulated || v.Links[0].Kind != rats.LinkKeyInReport
+	if claims.Simulated {
 		v.Marks = []string{rats.MarkSimulated}
 	}
 	return v, nil
+}
+
+// link says how the run hangs together with the platform. An attested enclave whose report holds the signing key made
+// the run; what that enclave is worth is in its own claims, marks and slots, which this evidence doesn't better.
+func link(r plan.Report, f rats.Facts) rats.Link {
+	if r.Backend == plan.BackendEnclave {
+		for _, e := range f.Enclaves {
+			if k, ok := e.Key(rats.KeySign); ok && bytes.Equal(k.Public, r.Signer) {
+				return rats.Link{From: Format, To: e.By, Kind: rats.LinkKeyInReport}
+			}
+		}
+	}
+	return rats.Link{From: Format, To: platform(f), Kind: rats.LinkNone}
 }
 
 // params decodes what the verifier itself knows; a plan of its own that doesn't decode is its malfunction.

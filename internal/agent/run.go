@@ -85,7 +85,7 @@ func Run(ctx context.Context, o RunOptions) error {
 	open := o.platform
 	if open == nil {
 		open = func(ctx context.Context, s State, c Config) (*platform, error) {
-			return openPlatform(ctx, s, c, o.Rand, o.Now)
+			return openPlatform(ctx, s, c, o.Rand, o.Now, o.Log)
 		}
 	}
 	plat, err := open(ctx, s, o.Config)

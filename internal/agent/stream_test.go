@@ -51,10 +51,16 @@ func (f *fakeUpstream) Close() {}
 
 type fakeEnclave struct{}
 
-func (fakeEnclave) Keys() []rats.BoundKey {
-	return []rats.BoundKey{{Use: rats.KeyHPKE, Public: []byte("h")}, {Use: rats.KeySign, Public: []byte("s")}}
+func (fakeEnclave) Keys(context.Context) ([]rats.BoundKey, error) {
+	return []rats.BoundKey{{Use: rats.KeyHPKE, Public: []byte("h")}, {Use: rats.KeySign, Public: []byte("s")}}, nil
 }
-func (fakeEnclave) OpenRelease(api.Release) ([]byte, error) { return []byte("hush"), nil }
+func (fakeEnclave) OpenRelease(context.Context, api.Release) ([]byte, error) {
+	return []byte("hush"), nil
+}
+func (fakeEnclave) Run(context.Context, []byte, []byte) ([]byte, error) {
+	return nil, errors.New("no plans")
+}
+func (fakeEnclave) Close() error { return nil }
 
 var testVerifier = rats.SHA256([]byte("verifier"))
 

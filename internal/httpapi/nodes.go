@@ -58,6 +58,14 @@ func (a *API) nodeDetail(tx store.Tx, view *refs.View, namespace string, n store
 		return v, fmt.Errorf("reading the last result: %w", err)
 	}
 	v.Reasons = append(v.Reasons, rec.Result.Reasons...)
+	for f, p := range rec.Result.Parts {
+		if len(p.Highlights) > 0 {
+			if v.Highlights == nil {
+				v.Highlights = make(map[rats.Format][]rats.Highlight)
+			}
+			v.Highlights[f] = p.Highlights
+		}
+	}
 	return v, nil
 }
 
@@ -81,7 +89,7 @@ func (a *API) nodeList(r *request) (any, error) {
 			if err != nil {
 				return err
 			}
-			out.Nodes = append(out.Nodes, v)
+			out.Nodes = append(out.Nodes, r.shown(v))
 		}
 		return nil
 	})
@@ -100,6 +108,7 @@ func (a *API) nodeGet(r *request) (any, error) {
 			return err
 		}
 		out, err = a.nodeDetail(tx, view, r.namespace, n)
+		out = r.shown(out)
 		return err
 	})
 	return out, err
@@ -121,6 +130,13 @@ func (a *API) nodeDelete(r *request) (any, error) {
 		return nil, err
 	}
 	err = r.space.Update(r.Context(), func(tx store.Tx) error {
+		n, err := tx.Nodes().Get(n.ID)
+		if err != nil {
+			return err
+		}
+		if err := a.cfg.Joiner.Forget(tx, n); err != nil {
+			return err
+		}
 		if err := tx.Nodes().Delete(n.ID); err != nil {
 			return err
 		}
@@ -128,7 +144,7 @@ func (a *API) nodeDelete(r *request) (any, error) {
 		if _, err := tx.Events().Append(store.Event{At: a.cfg.Now(), Kind: "node.deleted", Subject: subject}); err != nil {
 			return err
 		}
-		_, err := tx.Audit().Append(store.AuditEntry{At: a.cfg.Now(), Actor: r.principal.Actor(), Verb: "node.delete", Object: subject})
+		_, err = tx.Audit().Append(store.AuditEntry{At: a.cfg.Now(), Actor: r.principal.Actor(), Verb: "node.delete", Object: subject})
 		return err
 	})
 	a.cfg.Appraiser.Drop(r.namespace, n.ID, appraiser.CodeNodeUnknown.Refuse("node", "a node", "one that was deleted"))
@@ -217,7 +233,7 @@ func (a *API) nodeResults(r *request) (any, error) {
 			return err
 		}
 		for _, rec := range records {
-			out.Results = append(out.Results, a.viewOf(rec, n.Name))
+			out.Results = append(out.Results, r.shownResult(a.viewOf(rec, n.Name)))
 		}
 		return nil
 	})
@@ -233,7 +249,11 @@ func (a *API) viewOf(rec store.Record, name string) api.ResultView {
 }
 
 func (a *API) resultGet(r *request) (any, error) {
-	return a.resultView(r, r.PathValue("id"), r.URL.Query().Get("claims") == "true")
+	claims := r.URL.Query().Get("claims") == "true"
+	if claims && r.principal.Kind != Admin { // they name the hardware (R117)
+		return nil, CodeAccessDenied.Bad("result.claims", fmt.Sprint(admins), r.principal.Actor())
+	}
+	return a.resultView(r, r.PathValue("id"), claims)
 }
 
 func (a *API) resultView(r *request, id string, claims bool) (api.ResultView, error) {
@@ -249,7 +269,7 @@ func (a *API) resultView(r *request, id string, claims bool) (api.ResultView, er
 				name = n.Name
 			}
 		}
-		out = a.viewOf(rec, name)
+		out = r.shownResult(a.viewOf(rec, name))
 		if !claims {
 			return nil
 		}

@@ -80,6 +80,7 @@ func (r Runner) Run(ctx context.Context, tests []plan.Test, limits plan.Limits) 
 		files -= int64(len(sections[i].outcomes))
 		jobs = append(jobs, sections[i].jobs()...)
 	}
+	run.expect(jobs)
 	workers := r.Workers
 	if workers <= 0 {
 		workers = runtime.GOMAXPROCS(0)
@@ -143,6 +144,24 @@ func (r *run) clock() time.Time {
 		return time.Time{}
 	}
 	return r.now()
+}
+
+// Expecter is a System that is told which files will be read as a whole, in this order, so that it can fetch several at once.
+// It is not told of those whose durations count, or whose content is to come from the disk.
+type Expecter interface{ Expect(paths [][]byte) }
+
+func (r *run) expect(jobs []job) {
+	e, ok := r.system.(Expecter)
+	if !ok {
+		return
+	}
+	var paths [][]byte
+	for _, j := range jobs {
+		if _, told := cutAttributes(j.outcome.Name); !told && !j.section.test.Timed && !j.section.scope.Direct {
+			paths = append(paths, j.outcome.Name)
+		}
+	}
+	e.Expect(paths)
 }
 
 // work hashes all jobs. Each writes its own outcome, so that the order doesn't depend on who is first.

@@ -117,6 +117,7 @@ type Node struct {
 	Endorsements []rats.Endorsement `json:"endorsements,omitempty"`
 	TLSKey       rats.Digest        `json:"tls_key"` // of the SubjectPublicKeyInfo its credential was issued for
 	Serial       string             `json:"serial"`  // of its current client certificate
+	AKCerts      []AKCert           `json:"ak_certs,omitempty"`
 	CreatedAt    time.Time          `json:"created_at"`
 	// Boot is the boot the agent claimed when it last opened its stream: it can only lower trust.
 	Boot      rats.Digest `json:"boot,omitzero"`
@@ -132,6 +133,13 @@ type Node struct {
 	// Resume is what each format's Verifier wants back next time; what is large stands in a blob.
 	Resume     map[rats.Format][]byte      `json:"resume,omitempty"`
 	ResumeBlob map[rats.Format]rats.Digest `json:"resume_blob,omitempty"`
+}
+
+// AKCert is a certificate of a node's attestation key that was issued and not revoked.
+type AKCert struct {
+	Serial  string    `json:"serial"`
+	Issued  time.Time `json:"issued"`
+	Expires time.Time `json:"expires"`
 }
 
 // The states of enrolment.
@@ -216,7 +224,9 @@ type Blobs interface {
 // The kinds of documents.
 const (
 	DocPolicy = "policy"
-	DocSet    = "refset"
+	// DocAKRevocations holds the serials of attestation keys' certificates that were revoked before they ran out.
+	DocAKRevocations = "ak-revocations"
+	DocSet           = "refset"
 )
 
 // Document is one version of a policy or reference set: bytes as received, with digest and optional signatures.
@@ -272,7 +282,8 @@ type JoinToken struct {
 	Kind    string            `json:"kind"`
 	Parent  string            `json:"parent,omitempty"`
 	Labels  map[string]string `json:"labels,omitempty"`
-	EK      rats.Digest       `json:"ek,omitzero"` // the one EK that may use it
+	EK      rats.Digest       `json:"ek,omitzero"`       // the one EK that may use it
+	Replace bool              `json:"replace,omitempty"` // nodes of the same EK are deleted
 	Expires time.Time         `json:"expires"`
 	UsedAt  time.Time         `json:"used_at,omitzero"`
 	UsedBy  string            `json:"used_by,omitempty"` // node id
