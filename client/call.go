@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"sync"
+	"time"
 
 	"github.com/assay-attest/assay/api"
 	"github.com/assay-attest/assay/rats"
@@ -64,6 +65,17 @@ func CodeOf(err error) rats.Code {
 		return r.Code
 	}
 	return ""
+}
+
+// RetryIn says whether the server asked to come again with the same call, and after how long at least. Many are told so at
+// once: whoever comes again adds a random time of its own.
+func RetryIn(err error) (time.Duration, bool) {
+	var refused *Error
+	if !errors.As(err, &refused) {
+		return 0, false
+	}
+	d, perr := time.ParseDuration(refused.Problem.RetryIn)
+	return d, perr == nil && d > 0 && d <= time.Minute
 }
 
 // request is one call.

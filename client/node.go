@@ -120,7 +120,13 @@ func (c *Client) ended(err error) error {
 
 // Submit hands in evidence.
 func (c *Client) Submit(ctx context.Context, node string, s api.Submission) (api.Answer, error) {
-	return call[api.Answer](ctx, c, http.MethodPost, c.path("nodes", node, "evidence"), nil, s)
+	b, err := s.MarshalBinary()
+	if err != nil {
+		return api.Answer{}, fmt.Errorf("encoding a submission: %w", err)
+	}
+	return decode[api.Answer](c.bytes(ctx, request{
+		method: http.MethodPost, path: c.path("nodes", node, "evidence"), accept: "application/json", body: b, media: api.TypeSubmission,
+	}, maxAnswer))
 }
 
 // ReleaseSecret asks for a secret; it comes sealed to the key of the node's current result.

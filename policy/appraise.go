@@ -145,7 +145,11 @@ func (p *Policy) check(s section, claims rats.Claims, l rats.Lookup, now time.Ti
 	remember := ok && t.Timeless() && !digest.IsZero()
 	key := memoKey{format: s.desc.ID, claims: digest.String()}
 	if remember {
-		if c, ok := p.memo.get(key, rec.lookup, now); ok {
+		c, ok := p.memo.get(key, rec.lookup, now)
+		if r, told := rec.lookup.(Rememberer); told {
+			r.Remembered(ok)
+		}
+		if ok {
 			return c
 		}
 	}

@@ -17,6 +17,10 @@ type expirer interface {
 	Expires(set string) (time.Time, error)
 }
 
+// Rememberer is implemented by look-ups that want to know how often the judgement of equal claims was remembered, and they
+// were not asked.
+type Rememberer interface{ Remembered(hit bool) }
+
 // recorder notes which sets a check used, when they expire, and what went wrong: a check that passes over an error of
 // its look-up must not thereby trust anything. It serves one check at a time.
 type recorder struct {

@@ -117,7 +117,7 @@ type RefHit struct {
 	Set      string
 	Version  int64
 	Known    bool      // the name has this digest in the set
-	Expected []Digest  // what the set holds for the name; empty: the name is not in the set
+	Expected []Digest  // what the set holds for the name (if Known, that digest alone); empty: the name is not in the set
 	Expires  time.Time // zero: never
 }
 

@@ -12,6 +12,8 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
+	"hash/maphash"
+	"iter"
 	"slices"
 	"sort"
 	"time"
@@ -56,6 +58,8 @@ type Set struct {
 	sizes []int64
 	sums  [][32]byte             // of the SHA-256 digests
 	other map[uint32]rats.Digest // every other digest, by its position
+	table []uint32               // a hash table of name and digest: position + 1, 0 where there is none
+	owner []uint32               // the name of each position
 
 	windows *plan.Windows // nil: it doesn't say what lab runs took
 }
@@ -132,7 +136,73 @@ func (s *Set) finish() error {
 	case len(s.names) == 0:
 		return CodeSetEmpty.Bad("entries", "at least one entry", "none")
 	}
+	s.hash()
 	return checkWindows(s.windows)
+}
+
+// hash makes the table, half of which stays empty.
+func (s *Set) hash() {
+	s.names, s.first, s.sizes, s.sums = slices.Clip(s.names), slices.Clip(s.first), slices.Clip(s.sizes), slices.Clip(s.sums)
+	size := uint32(8)
+	for int(size) < 2*len(s.sums) {
+		size *= 2
+	}
+	s.table, s.owner = make([]uint32, size), make([]uint32, len(s.sums))
+	for i, name := range s.names {
+		from, to := s.span(i)
+		for at := from; at < to; at++ {
+			s.owner[at] = uint32(i)
+			d := s.at(at)
+			slot := slotOf(name, d.Sum) & (size - 1)
+			for ; s.table[slot] != 0; slot = (slot + 1) & (size - 1) {
+			}
+			s.table[slot] = at + 1
+		}
+	}
+}
+
+// seed makes the slots of names unpredictable to those who choose names.
+var seed = maphash.MakeSeed()
+
+func slotOf(name string, sum []byte) uint32 {
+	var h maphash.Hash
+	h.SetSeed(seed)
+	_, _ = h.WriteString(name)
+	_, _ = h.Write(sum)
+	return uint32(h.Sum64())
+}
+
+// has says whether the name has the digest: one step, however many digests it has. The table only proposes; name and
+// digest are compared in full.
+func (s *Set) has(name string, d rats.Digest) bool {
+	if len(s.table) == 0 || len(d.Sum) == 0 {
+		return false
+	}
+	mask := uint32(len(s.table) - 1)
+	for slot := slotOf(name, d.Sum) & mask; s.table[slot] != 0; slot = (slot + 1) & mask {
+		at := s.table[slot] - 1
+		if s.names[s.owner[at]] == name && s.at(at).Equal(d) {
+			return true
+		}
+	}
+	return false
+}
+
+// at returns the digest at a position. Its bytes are the set's own.
+func (s *Set) at(at uint32) rats.Digest {
+	if d, ok := s.other[at]; ok {
+		return d
+	}
+	return rats.Digest{Alg: "sha256", Sum: s.sums[at][:]}
+}
+
+// Bytes is about how much memory the set takes.
+func (s *Set) Bytes() int64 {
+	n := int64(256) + 28*int64(len(s.names)) + 36*int64(len(s.sums)) + 4*int64(len(s.table)) + 160*int64(len(s.other))
+	for _, name := range s.names {
+		n += int64(len(name))
+	}
+	return n
 }
 
 func canonicalName(s string) bool {
@@ -183,23 +253,31 @@ func (s *Set) digests(i int) []rats.Digest {
 	from, to := s.span(i)
 	out := make([]rats.Digest, 0, to-from)
 	for at := from; at < to; at++ {
-		if d, ok := s.other[at]; ok {
-			out = append(out, rats.Digest{Alg: d.Alg, Sum: bytes.Clone(d.Sum)})
-			continue
-		}
-		out = append(out, rats.Digest{Alg: "sha256", Sum: bytes.Clone(s.sums[at][:])})
+		d := s.at(at)
+		out = append(out, rats.Digest{Alg: d.Alg, Sum: bytes.Clone(d.Sum)})
 	}
 	return out
 }
 
-// find returns whether the name has the digest, and every digest it may have; none if the name isn't in the set.
+// Find is what Index.Find asks of one set.
+func (s *Set) Find(name string, d rats.Digest) (known bool, expected []rats.Digest) {
+	return s.find(name, d)
+}
+
+// Names yields the names that start with prefix, in ascending order.
+func (s *Set) Names(prefix string) iter.Seq[string] { return slices.Values(s.withPrefix(prefix)) }
+
+// find returns whether the name has the digest: then that digest, else every digest it may have; none if the name isn't in
+// the set.
 func (s *Set) find(name string, d rats.Digest) (bool, []rats.Digest) {
+	if s.has(name, d) {
+		return true, []rats.Digest{{Alg: d.Alg, Sum: bytes.Clone(d.Sum)}}
+	}
 	i, ok := slices.BinarySearch(s.names, name)
 	if !ok {
 		return false, nil
 	}
-	want := s.digests(i)
-	return slices.ContainsFunc(want, d.Equal), want
+	return false, s.digests(i)
 }
 
 // withPrefix returns the names that start with prefix.

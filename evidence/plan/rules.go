@@ -24,6 +24,8 @@ var (
 const (
 	SeverityFail    = "fail"
 	SeverityWarning = "warning"
+	// MissingIgnore is for sets larger than a node, a distribution's whole archive: that a file is absent says nothing.
+	MissingIgnore = "ignore"
 )
 
 // Rules is the section `plan:` of a policy.
@@ -73,7 +75,7 @@ type TestRule struct {
 	Expect    map[string][]string `yaml:"expect,omitempty"`    // of a check: items that must be there, with the values they may have
 	Severity  string              `yaml:"severity,omitempty"`  // of what is changed or unreadable: fail (default), warning
 	Unknown   string              `yaml:"unknown,omitempty"`   // of what nothing names; default: severity
-	Missing   string              `yaml:"missing,omitempty"`   // of what the set names and was not found; default: severity
+	Missing   string              `yaml:"missing,omitempty"`   // of what the set names and was not found: fail, warning, ignore; default: severity
 	Sample    *Sample             `yaml:"sample,omitempty"`    // measured in turns, a part each time
 }
 
@@ -123,6 +125,9 @@ func (t TestRule) lint(at string) []rats.Reason {
 	out = append(out, t.lintSample(at)...)
 	out = append(out, t.lintTiming(at)...)
 	for _, s := range []struct{ field, value string }{{".severity", t.Severity}, {".unknown", t.Unknown}, {".missing", t.Missing}} {
+		if s.field == ".missing" && s.value == MissingIgnore {
+			continue
+		}
 		if s.value != "" && s.value != SeverityFail && s.value != SeverityWarning {
 			out = append(out, CodeSeverity.Refuse(at+s.field, "fail or warning", fmt.Sprintf("%q", s.value)))
 		}

@@ -14,6 +14,7 @@ import (
 	evidence "github.com/assay-attest/assay/evidence/plan"
 	"github.com/assay-attest/assay/plan"
 	"github.com/assay-attest/assay/rats"
+	"github.com/assay-attest/assay/refvalue"
 )
 
 // refs is a Lookup in memory: set → name → digests.
@@ -343,6 +344,43 @@ func BenchmarkCheck2000Files(b *testing.B) {
 	for b.Loop() {
 		if rs := r.Check(c, l, start); len(rs) != 0 {
 			b.Fatal(rs)
+		}
+	}
+}
+
+// R040: a set of a whole distribution holds far more than one machine has; what is absent says nothing then, what is there must
+// be known.
+func TestFilesOfTheSetMayBeMissingWhereThatIsIgnored(t *testing.T) {
+	d := func(n byte) rats.Digest { return rats.SHA256([]byte{n}) }
+	set, err := refvalue.New(refvalue.Header{Name: "s", Created: time.Unix(1000, 0)}, []refvalue.Entry{
+		{Name: "/usr/bin/a", Digests: []rats.Digest{d(1), d(2)}}, {Name: "/usr/bin/b", Digests: []rats.Digest{d(3)}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	index := refvalue.NewIndex(map[string]refvalue.Versioned{"s": {Set: set}})
+	for name, tt := range map[string]struct {
+		missing string
+		file    string
+		digest  rats.Digest
+		want    rats.Code
+	}{
+		"known":                  {evidence.MissingIgnore, "/usr/bin/a", d(2), ""},
+		"changed":                {evidence.MissingIgnore, "/usr/bin/a", d(9), evidence.CodeChanged.Code},
+		"nothing the set names":  {evidence.MissingIgnore, "/usr/bin/c", d(1), evidence.CodeSet.Code},
+		"missing, as by default": {"", "/usr/bin/a", d(2), evidence.CodeMissing.Code},
+	} {
+		r := &evidence.Rules{List: []evidence.TestRule{{Name: "n", Dir: "/usr/bin", Reference: "s", Missing: tt.missing}}}
+		if why := r.Lint(); len(why) > 0 {
+			t.Fatal(why)
+		}
+		c := &evidence.Claims{
+			Tests:        []evidence.Test{{ID: 1, Kind: plan.KindDir, Alg: "sha256", Path: "/usr/bin"}},
+			Measurements: []evidence.Measurement{{Test: 1, Name: tt.file, Digest: tt.digest}},
+		}
+		why := r.Check(c, index, time.Unix(2000, 0))
+		if tt.want == "" && len(why) > 0 || tt.want != "" && !slices.ContainsFunc(why, func(r rats.Reason) bool { return r.Code == tt.want }) {
+			t.Errorf("%s: %v", name, why)
 		}
 	}
 }

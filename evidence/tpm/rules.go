@@ -141,6 +141,7 @@ type Rules struct {
 	pins    map[string]bool
 	allowed map[int][]string
 	asked   Params
+	known   *chains
 	akPins  map[string]bool
 }
 

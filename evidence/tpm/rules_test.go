@@ -236,3 +236,28 @@ func TestPCRValueOutsideThePolicyIsNamed(t *testing.T) {
 		}
 	}
 }
+
+// A chain that was found good is remembered, and no longer than its certificates are valid.
+func TestRememberedChainEndsWithItsCertificates(t *testing.T) {
+	ca := softtpm.NewCA(rand.Reader)
+	node := enrol(t, softtpm.New(rand.Reader, softtpm.Options{CA: ca})).Endorsement()
+	r := &tpm.Rules{EKCAs: tpm.Strings{ca.PEM()}}
+	if why := r.Lint(); len(why) > 0 {
+		t.Fatal(why)
+	}
+	for _, at := range []struct {
+		when time.Time
+		good bool
+	}{
+		{time.Now(), true}, {time.Now(), true}, {time.Now().AddDate(9000, 0, 0), false}, {time.Time{}, false}, {time.Now().AddDate(-200, 0, 0), false}, {time.Now(), true},
+	} {
+		if why := r.Vouch(node, at.when); (len(why) == 0) != at.good {
+			t.Errorf("at %s: %v", at.when, why)
+		}
+	}
+	// What one section found good another doesn't take over.
+	other := &tpm.Rules{EKCAs: tpm.Strings{softtpm.NewCA(rand.Reader).PEM()}}
+	if why := other.Lint(); len(why) > 0 || len(other.Vouch(node, time.Now())) == 0 {
+		t.Error("another maker's policy vouches for it", why)
+	}
+}

@@ -30,7 +30,7 @@ func (r *Rules) lintTrust() (reasons []rats.Reason) {
 	if len(r.IAKCAs) == 0 {
 		r.iaks = vendors
 	}
-	r.lists = nil
+	r.lists, r.known = nil, &chains{}
 	for i, text := range r.EKCRLs {
 		list := readCRL([]byte(text))
 		if list == nil {
@@ -118,11 +118,7 @@ func (r *Rules) checkEK(ek rats.Digest, der []byte, chain [][]byte, seen *Revoca
 	if len(der) == 0 {
 		return r.untrusted("ek_certificate", wanted, "no certificate; key "+ek.String()), CRLCurrent
 	}
-	cert, err := parseEKCert(der)
-	if err != nil {
-		return r.untrusted("ek_certificate", wanted, err.Error()), CRLCurrent
-	}
-	j, err := r.chainOf(cert, chain, now)
+	j, err := r.known.of(der, chain, now, func(cert *x509.Certificate) (judged, error) { return r.chainOf(cert, chain, now) })
 	if isRevoked(err) {
 		revoked, _ := rats.ReasonOf(err)
 		revoked.Tier = rats.Contraindicated

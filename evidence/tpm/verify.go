@@ -73,10 +73,10 @@ var descriptor = &rats.Descriptor{
 	Codes:         Codes,
 }
 
-type verifier struct{}
+type verifier struct{ *verified }
 
-// New returns the verifier of TPM quotes.
-func New() rats.Verifier { return verifier{} }
+// New returns the verifier of TPM quotes. It remembers the chains and records it found good.
+func New() rats.Verifier { return verifier{&verified{}} }
 
 // Describe returns the descriptor, for both sides.
 func Describe() *rats.Descriptor { return descriptor }
@@ -86,7 +86,7 @@ func (verifier) Descriptor() *rats.Descriptor { return descriptor }
 // Verify implements rats.Verifier. Its inputs are the binding, the parameters of the request (Params) and the node's
 // enrolment records; in other endorsements certificates of TPM makers and revocation lists are recognised by content. It
 // needs no clock: when certificates and lists count is for the rules to say.
-func (verifier) Verify(_ context.Context, e rats.Evidence, in rats.Inputs) (rats.Verified, error) {
+func (v verifier) Verify(_ context.Context, e rats.Evidence, in rats.Inputs) (rats.Verified, error) {
 	if len(in.Params) == 0 {
 		return rats.Verified{}, CodeUnasked.Missing("params", "bank and PCRs", "nothing")
 	}
@@ -102,7 +102,7 @@ func (verifier) Verify(_ context.Context, e rats.Evidence, in rats.Inputs) (rats
 	if err != nil {
 		return rats.Verified{}, err
 	}
-	enrolment, err := enrolled(parts[PartAK], in.Endorsements)
+	enrolment, err := v.enrolled(parts[PartAK], in.Endorsements)
 	if err != nil {
 		return rats.Verified{}, err
 	}
@@ -118,8 +118,8 @@ func (verifier) Verify(_ context.Context, e rats.Evidence, in rats.Inputs) (rats
 		return rats.Verified{}, err
 	}
 	claims := claimsOf(enrolment, quote, asked.Bank, values)
-	have := gather(in.Endorsements)
-	if err := claims.addEK(enrolment, have); err != nil {
+	have, key := v.gather(in.Endorsements)
+	if err := claims.addEK(enrolment, have, key, v.verified); err != nil {
 		return rats.Verified{}, err
 	}
 	if err := claims.addAK(parts[PartAKCert], ak, have); err != nil {
@@ -129,7 +129,7 @@ func (verifier) Verify(_ context.Context, e rats.Evidence, in rats.Inputs) (rats
 	if err != nil {
 		return rats.Verified{}, fmt.Errorf("encoding the attestation key: %w", err)
 	}
-	v := rats.Verified{
+	out := rats.Verified{
 		Claims: claims,
 		Facts: rats.Facts{
 			Registers: []rats.Registers{{By: Format, Kind: "pcr", Alg: asked.Bank, Values: values}},
@@ -142,9 +142,9 @@ func (verifier) Verify(_ context.Context, e rats.Evidence, in rats.Inputs) (rats
 		Links: []rats.Link{{From: Format, To: Format, Kind: rats.LinkEnrolled}},
 	}
 	if claims.Software {
-		v.Marks = []string{rats.MarkSoftwareTPM}
+		out.Marks = []string{rats.MarkSoftwareTPM}
 	}
-	return v, nil
+	return out, nil
 }
 
 // minUserData is the shortest binding that can hold a challenge (R107).
@@ -195,14 +195,14 @@ func partsOf(e rats.Evidence) (map[string][]byte, error) {
 }
 
 // enrolled returns the enrolment record of the attestation key.
-func enrolled(ak []byte, endorsements []rats.Endorsement) (Enrolment, error) {
+func (v *verified) enrolled(ak []byte, endorsements []rats.Endorsement) (Enrolment, error) {
 	n := 0
 	for _, e := range endorsements {
 		if e.MediaType != EnrolmentMediaType {
 			continue
 		}
 		n++
-		r, err := ParseEnrolment(e.Body)
+		r, err := v.record(e.Body)
 		if err != nil {
 			return Enrolment{}, err // our own record: a malfunction, not bad evidence
 		}
@@ -276,31 +276,46 @@ func claimsOf(r Enrolment, q *attest, bank string, values map[int][]byte) *Claim
 
 // addEK follows the EK's certificate upwards, and to the built-in makers if it leads there. Whatever it finds counts for
 // nothing until rules name the maker; but what a list revokes is refused whoever is trusted.
-func (c *Claims) addEK(r Enrolment, have *collateral) error {
+func (c *Claims) addEK(r Enrolment, have *collateral, key [32]byte, v *verified) error {
 	if len(r.EKCert) == 0 {
 		return nil
 	}
+	key = keyOf(slices.Concat([][]byte{key[:], []byte(r.Manufacturer), r.EKCert}, r.EKChain)...)
+	if known, ok := v.eks.get(key); ok {
+		c.EKChain, c.EKVendor, c.EKRevocation, c.Software = known.chain, known.vendor, known.revocation, c.Software || known.virtual
+		return nil
+	}
+	virtual, err := c.judgeEK(r, have)
+	if err != nil {
+		return err
+	}
+	c.Software = c.Software || virtual
+	v.eks.put(key, ekClaims{chain: c.EKChain, vendor: c.EKVendor, revocation: c.EKRevocation, virtual: virtual})
+	return nil
+}
+
+func (c *Claims) judgeEK(r Enrolment, have *collateral) (virtual bool, err error) {
 	cert, err := readCertificate(r.EKCert)
 	if err != nil {
-		return fmt.Errorf("reading the record's EK certificate: %v", err) // our own record: a malfunction
+		return false, fmt.Errorf("reading the record's EK certificate: %v", err) // our own record: a malfunction
 	}
 	others := append(parsed(r.EKChain), have.others...)
 	c.EKChain = rawOf(climb(cert, others)[1:])
 	if _, err := checkRevoked(climb(cert, slices.Concat(others, have.trusted())), have.lists); err != nil {
-		return err
+		return false, err
 	}
 	if kindOf(cert, r.Manufacturer) != KindEK {
-		return nil
+		return false, nil
 	}
 	j, err := judgeChain(cert, everyAnchor(), others, have.lists, time.Time{})
 	switch {
 	case isRevoked(err):
-		return err
+		return false, err
 	case err == nil:
 		c.EKVendor, c.EKRevocation = j.vendor, &j.revocation
-		c.Software = c.Software || j.virtual
+		virtual = j.virtual
 	}
-	return nil
+	return virtual, nil
 }
 
 // isRevoked tells what lists say from a chain that leads nowhere.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/assay-attest/assay/api"
+	"github.com/assay-attest/assay/client"
 	"github.com/assay-attest/assay/rats"
 )
 
@@ -192,7 +193,30 @@ func (a *agent) step(ctx context.Context, c api.Challenge, b rats.Binding) (api.
 	if len(s.Evidence)+len(s.Sealed) == 0 {
 		return api.Answer{}, errors.New("none of the evidence asked for could be collected")
 	}
-	return a.upstream().Submit(ctx, a.state.Node, s)
+	return a.submit(ctx, s)
+}
+
+// maxSubmits is how often a submission is handed in while the server is overloaded; its challenge is over then.
+const maxSubmits = 5
+
+// submit hands a submission in, and again if the server has no time for it: after the pause it asks for, and a random one
+// that grows, so that all its agents don't come at once.
+func (a *agent) submit(ctx context.Context, s api.Submission) (api.Answer, error) {
+	spread := backoff{rand: a.backoff.rand}
+	for n := 1; ; n++ {
+		answer, err := a.upstream().Submit(ctx, a.state.Node, s)
+		pause, again := client.RetryIn(err)
+		if !again || n == maxSubmits {
+			return answer, err
+		}
+		pause += spread.next(true)
+		a.log.Info("server overloaded", "retry_in", pause.Round(time.Millisecond).String())
+		select {
+		case <-ctx.Done():
+			return answer, err
+		case <-time.After(pause):
+		}
+	}
 }
 
 func (a *agent) collect(ctx context.Context, ask rats.Ask) (rats.Evidence, error) {

@@ -168,7 +168,11 @@ func (s *fakeServer) serve(w http.ResponseWriter, r *http.Request) {
 		s.stream(w, r)
 	case strings.HasSuffix(path, "/evidence"):
 		var sub api.Submission
-		if err := json.NewDecoder(r.Body).Decode(&sub); err != nil {
+		b, err := io.ReadAll(r.Body)
+		if err == nil {
+			err = sub.UnmarshalBinary(b)
+		}
+		if err != nil || r.Header.Get("Content-Type") != api.TypeSubmission {
 			s.t.Errorf("submission: %v", err)
 		}
 		a, p := s.answer(sub)

@@ -3,7 +3,6 @@ package appraiser
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"time"
@@ -46,25 +45,25 @@ var (
 // challenge is what a token holds: the whole state of an exchange (S06). It is authenticated and encrypted by the
 // server's token key; nothing is stored when it is issued.
 type challenge struct {
-	ID        [16]byte      `json:"id"`
-	Step      uint8         `json:"step"` // stepPlatform or stepOutcome
-	Namespace string        `json:"ns"`
-	Node      string        `json:"node"`
-	Purpose   string        `json:"purpose"`
-	Nonce     []byte        `json:"nonce"`
-	Policy    rats.Ref      `json:"policy"`
-	Epoch     int64         `json:"epoch"`
-	Formats   []rats.Format `json:"formats"`
-	Steady    bool          `json:"steady,omitempty"` // orders were handed out with the challenge
+	ID        [16]byte
+	Step      uint8 // stepPlatform or stepOutcome
+	Namespace string
+	Node      string
+	Purpose   string
+	Nonce     []byte
+	Policy    rats.Ref
+	Epoch     int64
+	Formats   []rats.Format
+	Steady    bool // orders were handed out with the challenge
 	// Params are what was asked where that is not just what policy says: the continuation of a log.
-	Params  map[rats.Format][]byte `json:"params,omitempty"`
-	Asked   time.Time              `json:"asked"` // when the first step was issued
-	Issued  time.Time              `json:"issued"`
-	Expires time.Time              `json:"expires"`
+	Params  map[rats.Format][]byte
+	Asked   time.Time // when the first step was issued
+	Issued  time.Time
+	Expires time.Time
 	// Of a continuation only:
-	Pending  rats.Digest   `json:"pending,omitzero"`  // blob: the platform collection that this step continues
-	Manifest rats.Digest   `json:"manifest,omitzero"` // of the first step
-	Age      time.Duration `json:"age,omitempty"`     // of the platform evidence at its receipt
+	Pending  rats.Digest   // blob: the platform collection that this step continues
+	Manifest rats.Digest   // of the first step
+	Age      time.Duration // of the platform evidence at its receipt
 }
 
 const (
@@ -74,13 +73,7 @@ const (
 
 var tokenAAD = []byte("assay/challenge/1")
 
-func (a *Appraiser) seal(c challenge) ([]byte, error) {
-	b, err := json.Marshal(c)
-	if err != nil {
-		return nil, fmt.Errorf("encoding a challenge: %w", err)
-	}
-	return a.cfg.Tokens.Seal(tokenAAD, b), nil
-}
+func (a *Appraiser) seal(c challenge) []byte { return a.cfg.Tokens.Seal(tokenAAD, c.encode()) }
 
 // open authenticates a token and checks that it is this node's and still young.
 func (a *Appraiser) open(token []byte, namespace, node string) (challenge, error) {
@@ -88,8 +81,8 @@ func (a *Appraiser) open(token []byte, namespace, node string) (challenge, error
 	if err != nil {
 		return challenge{}, CodeTokenForged.Bad("token", "a token of this server", "one that doesn't authenticate")
 	}
-	var c challenge
-	if err := json.Unmarshal(b, &c); err != nil {
+	c, err := decodeChallenge(b)
+	if err != nil {
 		return challenge{}, fmt.Errorf("decoding an authentic challenge: %w", err)
 	}
 	if c.Namespace != namespace || c.Node != node {
@@ -102,11 +95,11 @@ func (a *Appraiser) open(token []byte, namespace, node string) (challenge, error
 	return c, nil
 }
 
-// issue makes a challenge for a node by the policy in force. steady is the node's last result if it was trusted and the
+// issue makes a challenge for a node by the policy in force at the epoch the node was read at. steady is the node's last result if it was trusted and the
 // same instance still runs in the same boot: the plan then goes out in the same message, sealed to its keys, and logs are
 // asked to continue. It is nil for a cold start.
-func (a *Appraiser) issue(ctx context.Context, n store.Node, namespace, why string, steady *lastResult) (api.Challenge, error) {
-	view, err := a.cfg.Refs.Fresh(ctx, a.cfg.Store.In(namespace), namespace)
+func (a *Appraiser) issue(ctx context.Context, n store.Node, epoch int64, namespace, why string, steady *lastResult) (api.Challenge, error) {
+	view, err := a.cfg.Refs.At(ctx, a.cfg.Store.In(namespace), namespace, epoch)
 	if err != nil {
 		return api.Challenge{}, err
 	}
@@ -150,18 +143,14 @@ func (a *Appraiser) issue(ctx context.Context, n store.Node, namespace, why stri
 		}
 		asks, c.Steady = append(asks, orders...), true
 	}
-	return a.message(c, asks, why, a.cfg.TTL)
+	return a.message(c, asks, why, a.cfg.TTL), nil
 }
 
-func (a *Appraiser) message(c challenge, asks []rats.Ask, why string, ttl time.Duration) (api.Challenge, error) {
-	token, err := a.seal(c)
-	if err != nil {
-		return api.Challenge{}, err
-	}
+func (a *Appraiser) message(c challenge, asks []rats.Ask, why string, ttl time.Duration) api.Challenge {
 	return api.Challenge{
-		Token: token, Nonce: c.Nonce, Purpose: c.Purpose, Verifier: a.cfg.Verifier,
+		Token: a.seal(c), Nonce: c.Nonce, Purpose: c.Purpose, Verifier: a.cfg.Verifier,
 		Expires: c.Expires, TTL: ttl.String(), Formats: c.Formats, Asks: asks, Why: why,
-	}, nil
+	}
 }
 
 // planOf rebuilds the plan of a challenge: a function of policy, reference values, nonce, node and the time of its issue, so
@@ -272,7 +261,7 @@ func (a *Appraiser) checkManifest(c challenge, raw, peer []byte, planned bool) (
 	if !bytes.Equal(m.Nonce, c.Nonce) {
 		return rats.Manifest{}, CodeManifestNonce.Bad("manifest.nonce", fmt.Sprintf("%x", c.Nonce), fmt.Sprintf("%x", m.Nonce))
 	}
-	if fmt.Sprint(m.Formats) != fmt.Sprint(c.Formats) {
+	if !slices.Equal(m.Formats, c.Formats) {
 		return rats.Manifest{}, CodeManifestFormats.Bad("manifest.formats", fmt.Sprint(c.Formats), fmt.Sprint(m.Formats))
 	}
 	if k, ok := m.Key(rats.KeyTLS); !ok || !bytes.Equal(k.Public, peer) {

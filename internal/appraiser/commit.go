@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/assay-attest/assay/api"
 	"github.com/assay-attest/assay/internal/node"
@@ -45,9 +46,7 @@ func (a *Appraiser) commit(ctx context.Context, j *judgement, r rats.Result, cla
 		if err := a.updateNode(tx, j, r); err != nil {
 			return err
 		}
-		leaf, err := a.audit(tx, "node:"+j.node.ID, "result.accept", r.Subject, map[string]any{
-			"result": r.ID, "tier": r.Tier, "policy": r.Policy, "collection": r.Collection,
-		})
+		leaf, err := a.audit(tx, "node:"+j.node.ID, "result.accept", r.Subject, accepted{r.Collection, r.Policy, r.ID, r.Tier})
 		if err != nil {
 			return err
 		}
@@ -56,6 +55,28 @@ func (a *Appraiser) commit(ctx context.Context, j *judgement, r rats.Result, cla
 		return nil
 	})
 	return told, err
+}
+
+// accepted is what the audit log says of a result.
+type accepted struct {
+	Collection rats.Digest `json:"collection"`
+	Policy     rats.Ref    `json:"policy"`
+	Result     string      `json:"result"`
+	Tier       rats.Tier   `json:"tier"`
+}
+
+// told is the data of EventResult and EventState.
+type told struct {
+	Before     rats.State       `json:"before,omitempty"` // EventState
+	Codes      []rats.Code      `json:"codes"`
+	Findings   []notify.Finding `json:"findings,omitempty"` // R039: path and severity of what was found
+	Instance   rats.Digest      `json:"instance"`
+	Name       string           `json:"name"`
+	Node       string           `json:"node"`
+	Result     string           `json:"result"`
+	State      rats.State       `json:"state"`
+	ValidUntil time.Time        `json:"valid_until"`
+	Verdict    string           `json:"verdict"`
 }
 
 // record returns the record of an attestation: evidence and claims in it where they are small, in blobs otherwise, and
@@ -199,12 +220,12 @@ func (a *Appraiser) updateNode(tx store.Tx, j *judgement, r rats.Result) error {
 		return err
 	}
 	after := node.StatusOf(n, nil, r.At)
-	data := map[string]any{
-		"node": n.ID, "name": n.Name, "result": r.ID, "verdict": after.Verdict.Word, "state": after.State,
-		"valid_until": n.Expires, "codes": codesOf(r.Reasons), "instance": rats.SHA256(j.manifest.Instance),
+	data := told{
+		Node: n.ID, Name: n.Name, Result: r.ID, Verdict: after.Verdict.Word, State: after.State,
+		ValidUntil: n.Expires, Codes: codesOf(r.Reasons), Instance: rats.SHA256(j.manifest.Instance),
 	}
 	if len(r.Reasons) > 0 {
-		data["findings"] = notify.Findings(r.Reasons) // R039: path and severity of what was found
+		data.Findings = notify.Findings(r.Reasons)
 	}
 	if err := a.event(tx, EventResult, r.Subject, data); err != nil {
 		return err
@@ -212,7 +233,7 @@ func (a *Appraiser) updateNode(tx store.Tx, j *judgement, r rats.Result) error {
 	if before == after.State {
 		return nil
 	}
-	data["before"] = before
+	data.Before = before
 	return a.event(tx, EventState, r.Subject, data)
 }
 

@@ -138,7 +138,7 @@ func (a *Appraiser) fraction() float64 {
 
 // challenge sends one challenge and returns after how long to try again if nothing comes back.
 func (a *Appraiser) challenge(ctx context.Context, s *session, why string, send Sender) (time.Duration, error) {
-	n, err := a.node(ctx, s.key.namespace, s.key.node)
+	n, epoch, err := a.nodeAndEpoch(ctx, s.key.namespace, s.key.node)
 	if err != nil {
 		return 0, err
 	}
@@ -152,7 +152,7 @@ func (a *Appraiser) challenge(ctx context.Context, s *session, why string, send 
 		bytes.Equal(last.instance, s.instance) && last.boots.Equal(s.boot) && n.Withdrawn == "" && !node.Rebooted(n) {
 		steady = &last
 	}
-	c, err := a.issue(ctx, n, s.key.namespace, why, steady)
+	c, err := a.issue(ctx, n, epoch, s.key.namespace, why, steady)
 	if err != nil {
 		reason, known := rats.ReasonOf(err)
 		if !known {

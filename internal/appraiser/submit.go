@@ -82,10 +82,11 @@ func (a *Appraiser) Submit(ctx context.Context, namespace string, n store.Node, 
 
 // askedAt is when the exchange of a token began; zero if the token isn't ours.
 func (a *Appraiser) askedAt(token []byte) time.Time {
-	var c challenge
-	if b, err := a.cfg.Tokens.Open(tokenAAD, token); err != nil || json.Unmarshal(b, &c) != nil {
+	b, err := a.cfg.Tokens.Open(tokenAAD, token)
+	if err != nil {
 		return time.Time{}
 	}
+	c, _ := decodeChallenge(b)
 	return c.Asked
 }
 
@@ -129,17 +130,24 @@ func (a *Appraiser) submit(ctx context.Context, namespace string, n store.Node, 
 }
 
 func (a *Appraiser) node(ctx context.Context, namespace, id string) (store.Node, error) {
-	var n store.Node
-	err := a.cfg.Store.In(namespace).View(ctx, func(tx store.Tx) (err error) {
+	n, _, err := a.nodeAndEpoch(ctx, namespace, id)
+	return n, err
+}
+
+func (a *Appraiser) nodeAndEpoch(ctx context.Context, namespace, id string) (n store.Node, epoch int64, err error) {
+	err = a.cfg.Store.In(namespace).View(ctx, func(tx store.Tx) (err error) {
 		if n, err = tx.Nodes().Get(id); err != nil {
+			return err
+		}
+		if epoch, err = tx.Epochs().Get(); err != nil {
 			return err
 		}
 		return getResume(tx, &n)
 	})
 	if errors.Is(err, store.ErrNotFound) {
-		return n, CodeNodeUnknown.Bad("node", "a node of namespace "+namespace, id)
+		return n, 0, CodeNodeUnknown.Bad("node", "a node of namespace "+namespace, id)
 	}
-	return n, err
+	return n, epoch, err
 }
 
 // inForce returns the view and policy the challenge was issued under; another epoch or policy means judging anew.
@@ -332,10 +340,7 @@ func (a *Appraiser) afterPlatform(ctx context.Context, j *judgement) (api.Answer
 	if err != nil {
 		return api.Answer{}, a.commitError(j, err)
 	}
-	msg, err := a.message(next, orders, "outcome", a.cfg.StepTTL)
-	if err != nil {
-		return api.Answer{}, err
-	}
+	msg := a.message(next, orders, "outcome", a.cfg.StepTTL)
 	return api.Answer{Next: &msg}, nil
 }
 

@@ -25,6 +25,7 @@ func (a *app) benchCmd() *cobra.Command {
 
 func (a *app) benchFleetCmd() *cobra.Command {
 	var o fleet.Options
+	var db string
 	cmd := &cobra.Command{
 		Use:   "fleet",
 		Short: "load a server with simulated nodes, and say how many attestations a second it does",
@@ -35,12 +36,13 @@ directory for it; with --server and an administrator's token another one is load
 The simulator needs about as much processor time as the server: for the limit of a server, run it on another machine. The server's
 processor time and memory are its own, from its metrics, and don't include the simulator's.`,
 		Example: `  assay bench fleet --nodes 1000 --duration 30s -o json
+  assay bench fleet --nodes 500 --unique --references 500000 --db postgres://assay@db.example.org/bench
   assay bench fleet --nodes 5000 --every 30s --server https://attest.example.org:8443 --ca ca.pem --token-file admin-token`,
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o.Rand, o.Now, o.Progress = a.env.Rand, a.env.Now, a.progress()
 			o.References = max(o.References, o.Files)
-			r, err := a.benchFleet(cmd.Context(), o)
+			r, err := a.benchFleet(cmd.Context(), o, db)
 			if err != nil {
 				return err
 			}
@@ -60,6 +62,8 @@ processor time and memory are its own, from its metrics, and don't include the s
 	f.DurationVar(&o.Every, "every", time.Second, "attestation period of each node")
 	f.IntVar(&o.Files, "files", 50, "files that each node measures")
 	f.IntVar(&o.References, "references", 0, "names in the reference set; default: as many as files")
+	f.BoolVar(&o.Unique, "unique", false, "every checksum of every node is its own, and changes: what caches save is not saved")
+	f.StringVar(&db, "db", "", "address of an empty PostgreSQL database for the server that is started; default: SQLite")
 	return cmd
 }
 
@@ -81,7 +85,7 @@ func (a *app) progress() func(stage string, done, of int) {
 	}
 }
 
-func (a *app) benchFleet(ctx context.Context, o fleet.Options) (fleet.Report, error) {
+func (a *app) benchFleet(ctx context.Context, o fleet.Options, db string) (fleet.Report, error) {
 	if a.flags.server != "" {
 		c, err := a.connect()
 		if err != nil {
@@ -96,7 +100,7 @@ func (a *app) benchFleet(ctx context.Context, o fleet.Options) (fleet.Report, er
 		return fleet.Report{}, err
 	}
 	defer os.RemoveAll(dir)
-	c, stop, err := a.startServer(ctx, dir)
+	c, stop, err := a.startServer(ctx, dir, db)
 	if err != nil {
 		return fleet.Report{}, err
 	}
@@ -107,9 +111,9 @@ func (a *app) benchFleet(ctx context.Context, o fleet.Options) (fleet.Report, er
 }
 
 // startServer starts a server of this binary below dir, and returns its administrator's client and what ends it.
-func (a *app) startServer(ctx context.Context, dir string) (*client.Client, func(), error) {
+func (a *app) startServer(ctx context.Context, dir, db string) (*client.Client, func(), error) {
 	data, address := filepath.Join(dir, "server"), filepath.Join(dir, "address")
-	made, err := server.Init(ctx, server.InitOptions{Dir: data, Listen: "127.0.0.1:0", Rand: a.env.Rand, Now: a.env.Now})
+	made, err := server.Init(ctx, server.InitOptions{Dir: data, Listen: "127.0.0.1:0", Database: db, Rand: a.env.Rand, Now: a.env.Now})
 	if err != nil {
 		return nil, nil, err
 	}

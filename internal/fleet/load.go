@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/assay-attest/assay/client"
 	"github.com/assay-attest/assay/internal/testkit/wire"
 )
 
@@ -21,8 +22,8 @@ func (f *fleet) load(ctx context.Context, r Report) (Report, error) {
 	defer cancel()
 	start := f.Now()
 	first := make(chan struct{}, len(f.machines))
-	for _, m := range f.machines {
-		go f.serve(ctx, m, first)
+	for i, m := range f.machines {
+		go f.serve(ctx, i, m, first)
 	}
 	limit := time.NewTimer(time.Minute + 20*time.Millisecond*time.Duration(len(f.machines)))
 	defer limit.Stop()
@@ -91,8 +92,8 @@ func (f *fleet) wait(ctx context.Context) error {
 }
 
 // serve answers the challenges of one node until ctx ends; a stream that breaks is opened again.
-func (f *fleet) serve(ctx context.Context, m *wire.Machine, first chan<- struct{}) {
-	warm := false
+func (f *fleet) serve(ctx context.Context, i int, m *wire.Machine, first chan<- struct{}) {
+	warm, version := false, 0
 	for ctx.Err() == nil {
 		for e, err := range m.Stream(ctx) {
 			if err != nil {
@@ -100,6 +101,10 @@ func (f *fleet) serve(ctx context.Context, m *wire.Machine, first chan<- struct{
 			}
 			if e.Challenge == nil {
 				continue
+			}
+			if f.Unique {
+				version++
+				f.own[i].files[uniqueName(i, 0)] = unique(i, 0, version%versions)
 			}
 			start := f.Now()
 			_, err := m.Attest(ctx, *e.Challenge)
@@ -133,13 +138,20 @@ type process struct {
 	rss int64   // bytes
 }
 
-// process asks the server's metrics.
-func (f *fleet) process(ctx context.Context) (process, error) {
-	page, err := f.Admin.Metrics(ctx)
-	if err != nil {
-		return process{}, fmt.Errorf("reading the server's metrics: %w", err)
+// process asks the servers' metrics, and adds them up.
+func (f *fleet) process(ctx context.Context) (sum process, err error) {
+	for _, admin := range append([]*client.Client{f.Admin}, f.Others...) {
+		page, err := admin.Metrics(ctx)
+		if err != nil {
+			return sum, fmt.Errorf("reading the server's metrics: %w", err)
+		}
+		p, err := parseProcess(page)
+		if err != nil {
+			return sum, err
+		}
+		sum.cpu, sum.rss = sum.cpu+p.cpu, sum.rss+p.rss
 	}
-	return parseProcess(page)
+	return sum, nil
 }
 
 func parseProcess(page []byte) (p process, err error) {

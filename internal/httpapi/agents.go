@@ -67,15 +67,37 @@ func (a *API) stream(r *request) (any, error) {
 }
 
 func (a *API) evidence(r *request) (any, error) {
+	leave, err := a.judging.enter(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	n, err := a.admitted(r)
 	if err != nil {
 		return nil, err
 	}
-	in, err := decode[api.Submission](r)
+	in, err := submission(r)
 	if err != nil {
 		return nil, err
 	}
 	return a.cfg.Appraiser.Submit(r.Context(), r.namespace, n, r.principal.Peer.SPKI, in)
+}
+
+// submission reads a submission in either of its forms. What the binary one yields lies within the one buffer that the body
+// was read into.
+func submission(r *request) (api.Submission, error) {
+	if r.Header.Get("Content-Type") != api.TypeSubmission {
+		return decode[api.Submission](r)
+	}
+	var in api.Submission
+	b, err := r.body()
+	if err != nil {
+		return in, err
+	}
+	if err := in.UnmarshalBinary(b); err != nil {
+		return in, CodeBodyMalformed.Bad("body", api.TypeSubmission, err.Error())
+	}
+	return in, nil
 }
 
 func (a *API) renew(r *request) (any, error) {

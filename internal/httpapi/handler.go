@@ -183,8 +183,15 @@ func decode[T any](r *request) (T, error) {
 
 // body reads the whole body.
 func (r *request) body() ([]byte, error) {
-	b, err := io.ReadAll(r.Body)
-	if err != nil {
+	if r.ContentLength < 0 || r.ContentLength > r.route.Body {
+		b, err := io.ReadAll(r.Body)
+		if err != nil {
+			return nil, bodyError(err)
+		}
+		return b, nil
+	}
+	b := make([]byte, r.ContentLength)
+	if _, err := io.ReadFull(r.Body, b); err != nil {
 		return nil, bodyError(err)
 	}
 	return b, nil

@@ -1,9 +1,11 @@
 package httpapi
 
 import (
+	"context"
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -100,6 +102,54 @@ func (l *limits) admit(length, most int64) (release func(), ok bool) {
 		defer l.mu.Unlock()
 		l.inFlight -= length
 	}, true
+}
+
+// Bounds of judging: how many submissions are judged at the same time (enough to fill the database's commits), how many may
+// wait for that, unread, and for how long. Whoever comes beyond is told to come again: judging late, while all agents ask
+// again, would judge nobody.
+const (
+	maxJudged  = 128
+	maxWaiting = 4096
+	maxWait    = 5 * time.Second
+)
+
+// queue admits callers to what only some may do at once, in the order in which they came.
+type queue struct {
+	places  chan struct{}
+	waiting atomic.Int64
+	most    int64
+	patient time.Duration
+	refused atomic.Uint64
+}
+
+func newQueue(places, waiting int, patient time.Duration) *queue {
+	return &queue{places: make(chan struct{}, places), most: int64(waiting), patient: patient}
+}
+
+// enter waits for a place and returns how to give it back.
+func (q *queue) enter(ctx context.Context) (leave func(), err error) {
+	leave = func() { <-q.places }
+	select {
+	case q.places <- struct{}{}:
+		return leave, nil
+	default:
+	}
+	defer q.waiting.Add(-1)
+	if q.waiting.Add(1) > q.most {
+		q.refused.Add(1)
+		return nil, CodeOverloaded.Missing("queue", "a place", "none")
+	}
+	timer := time.NewTimer(q.patient)
+	defer timer.Stop()
+	select {
+	case q.places <- struct{}{}:
+		return leave, nil
+	case <-timer.C:
+		q.refused.Add(1)
+		return nil, CodeOverloaded.Missing("queue", "a place within "+q.patient.String(), "none")
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 // forget drops callers whose budget is full again, and if all are busy a tenth of them.

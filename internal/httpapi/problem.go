@@ -47,6 +47,10 @@ var (
 		Code: "api.rate.busy", Title: "the server has too many large requests to read at once", Slot: rats.InstanceIdentity,
 		Hint: "wait and try again; docs/reference/limits.md lists the bounds",
 	}
+	CodeOverloaded = rats.CodeInfo{
+		Code: "api.server.overloaded", Title: "the server has more evidence to judge than it can", Slot: rats.InstanceIdentity,
+		Hint: "agents come again by themselves; if it lasts, see docs/performance.md: lengthen the policy's period, or add a server",
+	}
 	CodeUnavailable = rats.CodeInfo{
 		Code: "api.server.unavailable", Title: "the server can't reach its database", Slot: rats.InstanceIdentity,
 		Hint: "nothing was decided; try again later",
@@ -56,7 +60,7 @@ var (
 // Codes lists every code of this package.
 var Codes = []rats.CodeInfo{
 	CodeAccessMissing, CodeAccessToken, CodeAccessDenied, CodeNotFound, CodeConflict, CodeBodyTooLarge,
-	CodeBodyMalformed, CodeParameter, CodeRate, CodeBusy, CodeProtocol, CodeUnavailable, CodeDocumentName,
+	CodeBodyMalformed, CodeParameter, CodeRate, CodeBusy, CodeProtocol, CodeOverloaded, CodeUnavailable, CodeDocumentName,
 }
 
 // statuses maps areas and codes to HTTP statuses; the longest match wins. Bad evidence not listed is 422, a missing
@@ -149,6 +153,9 @@ func problemOf(err error, p Principal, id string) api.Problem {
 	out := api.Problem{
 		Type: "urn:assay:code:" + string(r.Code), Title: r.Title, Status: status, Code: r.Code, Hint: r.Hint, Request: id,
 	}
+	if r.Code == CodeOverloaded.Code {
+		out.RetryIn = "2s"
+	}
 	var told *toldRefusal
 	if errors.As(err, &told) && told.reference != "" {
 		out.Request = told.reference
@@ -176,8 +183,11 @@ func (e *manyReasons) Unwrap() error { return &rats.BadEvidence{Reason: e.reason
 func writeProblem(w http.ResponseWriter, p api.Problem) {
 	w.Header().Set("Content-Type", api.TypeProblem)
 	w.Header().Set("Cache-Control", "no-store")
-	if p.Status == http.StatusTooManyRequests {
+	switch {
+	case p.Status == http.StatusTooManyRequests:
 		w.Header().Set("Retry-After", "1")
+	case p.Code == CodeOverloaded.Code:
+		w.Header().Set("Retry-After", "2")
 	}
 	w.WriteHeader(p.Status)
 	_ = json.NewEncoder(w).Encode(p)

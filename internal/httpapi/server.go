@@ -46,6 +46,7 @@ type API struct {
 	cfg     Config
 	mux     *http.ServeMux
 	limits  *limits
+	judging *queue
 	metrics *metrics
 	openAPI []byte
 	stop    chan struct{} // closed when streams must end
@@ -54,9 +55,10 @@ type API struct {
 // New returns the API's handler.
 func New(cfg Config, reg *prometheus.Registry) *API {
 	a := &API{
-		cfg: cfg, mux: http.NewServeMux(), limits: newLimits(cfg.Now),
-		metrics: newMetrics(reg, cfg.Appraiser), stop: make(chan struct{}),
+		cfg: cfg, mux: http.NewServeMux(), limits: newLimits(cfg.Now), judging: newQueue(maxJudged, maxWaiting, maxWait),
+		stop: make(chan struct{}),
 	}
+	a.metrics = newMetrics(reg, cfg.Appraiser, cfg.Refs, a.judging)
 	a.openAPI, _ = OpenAPI() // its one error would be a type without JSON; a test runs it
 	for _, r := range Routes() {
 		a.mux.Handle(r.Method+" "+r.Pattern, a.handler(r))

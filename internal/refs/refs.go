@@ -1,17 +1,23 @@
 // Package refs keeps, per namespace, everything a judgement is made by: the compiled policies and the reference values in
 // memory, as of one epoch. A View is immutable; judging with an old one is harmless, because its epoch no longer commits
 // (S40).
+//
+// A look-up goes through three levels (R037, R040): the judgements of equal claims that a policy remembers, the reference
+// sets in memory, and the database, from which a set is read again that had to make room. What is in memory is bounded.
 package refs
 
 import (
 	"context"
+	"encoding/binary"
+	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 
 	"github.com/assay-attest/assay/internal/store"
 	"github.com/assay-attest/assay/policy"
 	"github.com/assay-attest/assay/rats"
-	"github.com/assay-attest/assay/refvalue"
 )
 
 // Why no policy is in force for a node.
@@ -54,13 +60,56 @@ type Active struct {
 type View struct {
 	Epoch    int64
 	Policies []Active
-	Index    *refvalue.Index
+	Index    *Index
 	Broken   []rats.Reason // documents that could not be used: nothing is judged affirming while there are any
+
+	mu       sync.Mutex
+	selected map[string]Active // by what selectors see of a node
+}
+
+// maxSelected bounds the nodes whose policy a View remembers.
+const maxSelected = 20_000
+
+// factsKey is what selectors see of a node, as text that no other facts have.
+func factsKey(n policy.NodeFacts) string {
+	b := make([]byte, 0, 128)
+	add := func(s string) {
+		b = binary.AppendUvarint(b, uint64(len(s)))
+		b = append(b, s...)
+	}
+	add(n.Name)
+	add(n.Kind)
+	add(n.Parent)
+	for _, k := range slices.Sorted(maps.Keys(n.Labels)) {
+		add(k)
+		add(n.Labels[k])
+	}
+	return string(b)
 }
 
 // Active returns the one policy in force for a node: the highest priority whose selector is true. Otherwise it says why
-// there is none.
+// there is none. Selectors see the node's facts alone, so what they chose is remembered.
 func (v *View) Active(n policy.NodeFacts) (Active, []rats.Reason) {
+	key := factsKey(n)
+	v.mu.Lock()
+	known, ok := v.selected[key]
+	v.mu.Unlock()
+	if ok {
+		return known, nil
+	}
+	a, why := v.choose(n)
+	if len(why) == 0 {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		if v.selected == nil || len(v.selected) >= maxSelected {
+			v.selected = map[string]Active{}
+		}
+		v.selected[key] = a
+	}
+	return a, why
+}
+
+func (v *View) choose(n policy.NodeFacts) (Active, []rats.Reason) {
 	if len(v.Broken) > 0 {
 		return Active{}, v.Broken
 	}
@@ -97,17 +146,19 @@ type Cache struct {
 	views    map[string]*View
 	loading  map[string]*sync.Mutex
 	policies map[string]*policy.Policy // by digest
-	sets     map[string]*refvalue.Set  // by digest
+
+	sets  sets
+	stats counters
 }
 
-// NewCache returns an empty cache for policies over the given formats.
+// NewCache returns an empty cache for policies over the given formats. It holds reference sets of DefaultMemory in memory.
 func NewCache(descriptors []*rats.Descriptor) *Cache {
 	return &Cache{
+		sets:        sets{limit: DefaultMemory, byDigest: map[string]*held{}},
 		descriptors: descriptors,
 		views:       map[string]*View{},
 		loading:     map[string]*sync.Mutex{},
 		policies:    map[string]*policy.Policy{},
-		sets:        map[string]*refvalue.Set{},
 	}
 }
 
@@ -117,6 +168,17 @@ func (c *Cache) View(ctx context.Context, space store.Space, namespace string) (
 	v := c.views[namespace]
 	c.mu.Unlock()
 	if v != nil {
+		return v, nil
+	}
+	return c.Fresh(ctx, space, namespace)
+}
+
+// At returns the namespace's view at an epoch that was just read; at a newer one if there is one by now.
+func (c *Cache) At(ctx context.Context, space store.Space, namespace string, epoch int64) (*View, error) {
+	c.mu.Lock()
+	v := c.views[namespace]
+	c.mu.Unlock()
+	if v != nil && v.Epoch == epoch {
 		return v, nil
 	}
 	return c.Fresh(ctx, space, namespace)
@@ -147,19 +209,38 @@ func (c *Cache) Fresh(ctx context.Context, space store.Space, namespace string) 
 			v = have
 			return nil
 		}
-		v, err = c.load(tx, epoch)
+		v, err = c.load(tx, space, epoch, have)
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("loading policies and reference values of %s: %w", namespace, err)
 	}
 	c.mu.Lock()
-	c.views[namespace] = v
+	if c.views[namespace] != v {
+		c.views[namespace] = v
+		c.forget()
+	}
 	c.mu.Unlock()
 	return v, nil
 }
 
-func (c *Cache) load(tx store.Tx, epoch int64) (*View, error) {
+// forget drops the policies and sets that no view uses any more; the caller holds the lock. A judgement still under way
+// keeps its policy, and reads a set again if it has to.
+func (c *Cache) forget() {
+	policies, sets := map[string]bool{}, map[string]bool{}
+	for _, v := range c.views {
+		for _, p := range v.Policies {
+			policies[p.Ref.Digest.String()] = true
+		}
+		for _, e := range v.Index.sets {
+			sets[e.key] = true
+		}
+	}
+	maps.DeleteFunc(c.policies, func(d string, _ *policy.Policy) bool { return !policies[d] })
+	c.sets.keep(sets)
+}
+
+func (c *Cache) load(tx store.Tx, space store.Space, epoch int64, before *View) (*View, error) {
 	v := &View{Epoch: epoch}
 	docs, err := tx.Documents().List(store.DocPolicy)
 	if err != nil {
@@ -180,19 +261,25 @@ func (c *Cache) load(tx store.Tx, epoch int64) (*View, error) {
 	if err != nil {
 		return nil, err
 	}
-	sets := map[string]refvalue.Versioned{}
+	v.Index = &Index{cache: c, space: space, sets: map[string]entry{}}
 	for _, d := range docs {
-		s, err := c.set(tx, d)
-		if err != nil {
-			return nil, err
+		if before != nil {
+			if e, ok := before.Index.sets[d.Name]; ok && e.ref.Digest.Equal(d.Digest) {
+				e.ref = d.Ref()
+				v.Index.sets[d.Name] = e
+				continue
+			}
 		}
-		if s == nil {
+		s, err := c.sets.get(tx, d.Ref())
+		if errors.Is(err, errBroken) {
 			v.Broken = append(v.Broken, CodeSetBroken.Refuse(d.Name, "a valid reference set", "one that can't be parsed"))
 			continue
 		}
-		sets[d.Name] = refvalue.Versioned{Set: s, Ref: d.Ref()}
+		if err != nil {
+			return nil, err
+		}
+		v.Index.sets[d.Name] = entry{key: d.Digest.String(), ref: d.Ref(), expires: s.Header().Expires}
 	}
-	v.Index = refvalue.NewIndex(sets)
 	return v, nil
 }
 
@@ -220,26 +307,4 @@ func (c *Cache) policy(tx store.Tx, d store.Document) (*policy.Policy, string, e
 	c.policies[key] = p
 	c.mu.Unlock()
 	return p, "", nil
-}
-
-func (c *Cache) set(tx store.Tx, d store.Document) (*refvalue.Set, error) {
-	key := d.Digest.String()
-	c.mu.Lock()
-	s := c.sets[key]
-	c.mu.Unlock()
-	if s != nil {
-		return s, nil
-	}
-	full, err := tx.Documents().Get(d.Kind, d.Name, d.Version)
-	if err != nil {
-		return nil, err
-	}
-	s, err = refvalue.Parse(full.Body)
-	if err != nil {
-		return nil, nil //nolint:nilerr // a broken set is a reason of the view, not a failure of loading
-	}
-	c.mu.Lock()
-	c.sets[key] = s
-	c.mu.Unlock()
-	return s, nil
 }

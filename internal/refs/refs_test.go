@@ -82,3 +82,34 @@ func TestViewIsKeptUntilTheEpochChanges(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestNodesThatDifferInOneFactAreSelectedForAlone(t *testing.T) {
+	space := open(t)
+	put(t, space, store.DocPolicy, "lab", `apiVersion: assay/v1
+kind: Policy
+metadata: {name: lab}
+selector: '"env" in node.labels && node.labels["env"] == "lab"'
+formats:
+  tpm: {ek_vendors: all}
+`)
+	v, err := NewCache(all.Descriptors()).Fresh(t.Context(), space, "default")
+	if err != nil || len(v.Broken) > 0 {
+		t.Fatal(err, v.Broken)
+	}
+	for range 2 { // chosen, then remembered
+		for name, tt := range map[string]struct {
+			facts policy.NodeFacts
+			want  bool
+		}{
+			"lab":            {policy.NodeFacts{Name: "a", Labels: map[string]string{"env": "lab"}}, true},
+			"other value":    {policy.NodeFacts{Name: "a", Labels: map[string]string{"env": "prod"}}, false},
+			"no label":       {policy.NodeFacts{Name: "a"}, false},
+			"run together":   {policy.NodeFacts{Name: "a", Labels: map[string]string{"envlab": ""}}, false},
+			"another's name": {policy.NodeFacts{Name: "b", Labels: map[string]string{"env": "lab"}}, true},
+		} {
+			if a, why := v.Active(tt.facts); (len(why) == 0) != tt.want || tt.want && a.Name() != "lab" {
+				t.Errorf("%s: %v", name, why)
+			}
+		}
+	}
+}

@@ -8,8 +8,9 @@ import (
 )
 
 // Packed is the size up to which what belongs to one attestation alone is kept within its record: as blobs, the dozen
-// small pieces would be a dozen rows that nothing ever shares.
-const Packed = 4096
+// small pieces would be a dozen rows that nothing ever shares. What is larger, the outcomes of a plan above all, is mostly
+// what it was last time, and stored once.
+const Packed = 1024
 
 // Pack is small pieces, each found by its digest: a sequence of SHA-256, 32-bit length (big endian), bytes.
 type Pack []byte

@@ -1,8 +1,8 @@
 package postgres
 
 import (
-	"encoding/json"
 	"errors"
+	"fmt"
 
 	"github.com/jackc/pgx/v5"
 
@@ -16,7 +16,7 @@ func (n nodes) Put(node store.Node) error {
 	if node.ID == "" || node.Name == "" {
 		return errors.New("storing node: it has no id or no name")
 	}
-	doc, err := json.Marshal(node)
+	doc, err := n.t.nodes.Encode(node)
 	if err != nil {
 		return err
 	}
@@ -39,15 +39,21 @@ func (n nodes) Put(node store.Node) error {
 }
 
 func (n nodes) Get(id string) (store.Node, error) {
-	return n.get(id, "SELECT doc FROM nodes WHERE namespace = $1 AND id = $2")
+	return n.get(id, "SELECT id, doc FROM nodes WHERE namespace = $1 AND id = $2")
 }
 
 func (n nodes) ByName(name string) (store.Node, error) {
-	return n.get(name, "SELECT doc FROM nodes WHERE namespace = $1 AND name = $2")
+	return n.get(name, "SELECT id, doc FROM nodes WHERE namespace = $1 AND name = $2")
 }
 
 func (n nodes) get(key, sql string) (node store.Node, err error) {
-	err = n.t.doc("node", key, sql, []any{n.t.namespace, key}, &node)
+	err = n.t.one("node", key, sql, []any{n.t.namespace, key}, func(r pgx.Rows) (err error) {
+		raw := r.RawValues()
+		if node, err = n.t.nodes.Decode(string(raw[0]), raw[1]); err != nil {
+			return fmt.Errorf("decoding stored node: %w", err)
+		}
+		return nil
+	})
 	if err == nil && n.t.writes {
 		n.t.names[node.ID] = node.Name
 	}

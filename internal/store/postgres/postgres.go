@@ -85,6 +85,9 @@ type db struct {
 	queues map[string]*queue // by namespace
 	wakers wakers
 	closed bool
+
+	nodes store.NodeDocs  // as read and written
+	blobs store.BlobTimes // that are there
 }
 
 var (

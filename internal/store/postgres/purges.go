@@ -66,6 +66,7 @@ func (p purges) OldBlobs(before time.Time, after rats.Digest, limit int) ([]rats
 }
 
 func (p purges) Blobs(before time.Time, blobs []rats.Digest) (int, error) {
+	p.t.blobs.Forget() // who puts them after this must really do so
 	sums := make([][]byte, len(blobs))
 	for i, d := range blobs {
 		sums[i] = d.Sum

@@ -1,7 +1,7 @@
 package postgres
 
 import (
-	"encoding/json"
+	"bytes"
 	"errors"
 	"fmt"
 	"time"
@@ -23,7 +23,7 @@ func (s records) Put(rec store.Record) error {
 	if r.Namespace != "" && r.Namespace != s.t.namespace {
 		return fmt.Errorf("storing record: its result is of namespace %q, not %q", clip(r.Namespace), s.t.namespace)
 	}
-	doc, err := json.Marshal(rec)
+	doc, err := store.EncodeRecord(rec)
 	if err != nil {
 		return err
 	}
@@ -36,7 +36,8 @@ func (s records) Put(rec store.Record) error {
 }
 
 func (s records) Get(resultID string) (rec store.Record, err error) {
-	err = s.t.doc("record", resultID, "SELECT doc FROM records WHERE namespace = $1 AND id = $2", []any{s.t.namespace, resultID}, &rec)
+	err = s.t.one("record", resultID, "SELECT doc FROM records WHERE namespace = $1 AND id = $2", []any{s.t.namespace, resultID},
+		func(r pgx.Rows) (err error) { rec, err = record(r); return err })
 	return rec, err
 }
 
@@ -54,14 +55,19 @@ func (s records) Latest(subject string, limit int) ([]store.Record, error) {
 func (s records) list(sql string, args ...any) ([]store.Record, error) {
 	var list []store.Record
 	err := s.t.query(sql, args, func(r pgx.Rows) error {
-		var rec store.Record
-		if err := decode("record", r, &rec); err != nil {
-			return err
-		}
+		rec, err := record(r)
 		list = append(list, rec)
-		return nil
+		return err
 	})
 	return list, err
+}
+
+func record(r pgx.Rows) (store.Record, error) {
+	rec, err := store.DecodeRecord(bytes.Clone(r.RawValues()[0])) // the record's pack stays in it
+	if err != nil {
+		err = fmt.Errorf("decoding stored record: %w", err)
+	}
+	return rec, err
 }
 
 // purgeEvery is how far the high-water time may lag behind the newest spending.
@@ -95,9 +101,13 @@ type blobs struct{ t *tx }
 
 func (b blobs) Put(data []byte) (rats.Digest, error) {
 	d, now := rats.SHA256(data), b.t.now()
+	if b.t.writes && b.t.blobs.Fresh(b.t.namespace, d, now) {
+		return d, b.t.usable()
+	}
 	if data == nil {
 		data = []byte{}
 	}
+	b.t.put = append(b.t.put, [32]byte(d.Sum))
 	return d, b.t.later(`INSERT INTO blobs AS b (namespace, digest, data, at) VALUES ($1, $2, $3, $4)
 		ON CONFLICT (namespace, digest) DO UPDATE SET at = excluded.at WHERE b.at < $5`,
 		b.t.namespace, d.Sum, data, store.Nanos(now), store.Nanos(now.Add(-store.BlobTouch)))

@@ -108,7 +108,7 @@ func (s *db) view(ctx context.Context, namespace string, f func(*tx) error) erro
 		}
 		return fmt.Errorf("opening database for reading: %w", unavailable(err))
 	}
-	t := &tx{s: newSession(lease, c.Conn()), ctx: ctx, namespace: namespace, now: s.member.now, member: s.member, counters: &counters{}}
+	t := &tx{s: newSession(lease, c.Conn()), ctx: ctx, namespace: namespace, now: s.member.now, member: s.member, counters: &counters{}, nodes: &s.nodes, blobs: &s.blobs}
 	defer func() {
 		t.ended = true
 		if c.Conn().PgConn().TxStatus() != 'I' {

@@ -28,6 +28,9 @@ type tx struct {
 	text      bool              // err is about a text the database can't hold, and nothing was sent
 	err       error             // a failure of the database: the transaction can't go on, even if its function ignores this
 	names     map[string]string // names of nodes as this transaction read them, by id
+	nodes     *store.NodeDocs
+	blobs     *store.BlobTimes
+	put       [][32]byte // blobs of this update
 }
 
 func (t *tx) Epochs() store.Epochs       { return epochs{t} }

@@ -231,7 +231,8 @@ type batch struct {
 	members []*update
 	now     counters
 	then    counters // as read
-	broken  error    // the transaction can't be committed
+	put     [][32]byte
+	broken  error // the transaction can't be committed
 }
 
 // begin takes the namespace's lock, which every server's updates take first, and has the database confirm the lease.
@@ -308,7 +309,8 @@ func (b *batch) run(u *update) {
 	b.members = append(b.members, u)
 	before := b.now
 	b.s.later("SAVEPOINT one")
-	t := &tx{s: b.s, ctx: u.ctx, namespace: b.namespace, now: b.member.now, member: b.member, counters: &b.now, writes: true, names: map[string]string{}}
+	t := &tx{s: b.s, ctx: u.ctx, namespace: b.namespace, now: b.member.now, member: b.member, counters: &b.now, writes: true, names: map[string]string{},
+		nodes: &b.nodes, blobs: &b.blobs}
 	u.turn <- t
 	u.err = <-u.ran
 	switch {
@@ -319,6 +321,7 @@ func (b *batch) run(u *update) {
 		u.err = t.err // the function swallowed a failure of the database
 	}
 	if u.err == nil {
+		b.put = append(b.put, t.put...)
 		b.s.later("RELEASE SAVEPOINT one")
 		return
 	}
@@ -345,6 +348,9 @@ func (b *batch) commit() {
 	if err != nil {
 		b.log.Error("commit failed; its updates were undone unless the answer alone was lost", "updates", len(b.members), "error", err)
 		b.rollback()
+	}
+	if err == nil {
+		b.blobs.Committed(b.namespace, b.member.now(), b.put)
 	}
 	for _, u := range b.members {
 		switch {

@@ -172,6 +172,26 @@ func (c *conn) query(sql string, args []any, f func(row) error) (err error) {
 	}
 }
 
+// hold runs a query up to its first row and leaves it there; nil if there is no row.
+func (c *conn) hold(sql string, args []any) (driver.Rows, row, error) {
+	s, err := c.prepare(sql)
+	if err != nil {
+		return nil, nil, err
+	}
+	rows, err := s.(driver.StmtQueryContext).QueryContext(context.Background(), values(args))
+	if err != nil {
+		return nil, nil, err
+	}
+	r := make(row, len(rows.Columns()))
+	if err := rows.Next(r); err != nil {
+		if err == io.EOF {
+			err = nil
+		}
+		return nil, nil, errors.Join(err, rows.Close())
+	}
+	return rows, r, nil
+}
+
 func (c *conn) int(sql string, args ...any) (n int64, err error) {
 	err = c.query(sql, args, func(r row) error { n = r.int(0); return nil })
 	return n, err

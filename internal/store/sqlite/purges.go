@@ -60,6 +60,8 @@ func (p purges) OldBlobs(before time.Time, after rats.Digest, limit int) ([]rats
 
 func (p purges) Blobs(before time.Time, blobs []rats.Digest) (int, error) {
 	total := 0
+	p.t.purged = true
+	p.t.db.blobs.Forget() // who puts them after this, but within the same commit, must really do so
 	for _, d := range blobs {
 		n, err := p.t.exec("DELETE FROM blobs WHERE namespace = ? AND digest = ? AND at < ?", p.t.namespace, d.Sum, store.Nanos(before))
 		if err != nil {

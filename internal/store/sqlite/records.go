@@ -1,7 +1,6 @@
 package sqlite
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -21,7 +20,7 @@ func (s records) Put(rec store.Record) error {
 	if r.Namespace != "" && r.Namespace != s.t.namespace {
 		return fmt.Errorf("storing record: its result is of namespace %q, not %q", clip(r.Namespace), s.t.namespace)
 	}
-	doc, err := json.Marshal(rec)
+	doc, err := store.EncodeRecord(rec)
 	if err != nil {
 		return err
 	}
@@ -35,7 +34,7 @@ func (s records) Put(rec store.Record) error {
 
 func (s records) Get(resultID string) (rec store.Record, err error) {
 	err = s.t.one("record", resultID, "SELECT doc FROM records WHERE namespace = ? AND id = ?", []any{s.t.namespace, resultID},
-		func(r row) error { return decode("record", r.bytes(0), &rec) })
+		func(r row) (err error) { rec, err = record(r); return err })
 	return rec, err
 }
 
@@ -53,14 +52,19 @@ func (s records) Latest(subject string, limit int) ([]store.Record, error) {
 func (s records) list(sql string, args ...any) ([]store.Record, error) {
 	var list []store.Record
 	err := s.t.query(sql, args, func(r row) error {
-		var rec store.Record
-		if err := decode("record", r.bytes(0), &rec); err != nil {
-			return err
-		}
+		rec, err := record(r)
 		list = append(list, rec)
-		return nil
+		return err
 	})
 	return list, err
+}
+
+func record(r row) (store.Record, error) {
+	rec, err := store.DecodeRecord(r.bytes(0))
+	if err != nil {
+		err = fmt.Errorf("decoding stored record: %w", err)
+	}
+	return rec, err
 }
 
 // purgeEvery is how far the high-water time may lag behind the newest spending.
@@ -69,10 +73,10 @@ const purgeEvery = time.Minute
 // Spend forgets, about once a minute, the ids whose time is over, and from then on refuses everything that ended before
 // (S06): an id that was forgotten can't come back as unspent.
 func (s records) Spend(id [16]byte, until, now time.Time) error {
-	purged, err := s.t.int("SELECT purged FROM namespaces WHERE namespace = ?", s.t.namespace)
-	if err != nil {
-		return err
+	if !s.t.writes {
+		return errReadOnly
 	}
+	purged := s.t.counters.purged
 	if store.Nanos(now.Add(-purgeEvery)) >= purged {
 		purged = store.Nanos(now)
 		if _, err := s.t.exec("DELETE FROM spent WHERE namespace = ? AND until < ?", s.t.namespace, purged); err != nil {
@@ -81,6 +85,7 @@ func (s records) Spend(id [16]byte, until, now time.Time) error {
 		if _, err := s.t.exec("UPDATE namespaces SET purged = ? WHERE namespace = ?", purged, s.t.namespace); err != nil {
 			return err
 		}
+		s.t.counters.purged = purged
 	}
 	if store.Nanos(until) < purged {
 		return fmt.Errorf("spending: %w", store.ErrTooOld)
@@ -97,9 +102,15 @@ type blobs struct{ t *tx }
 
 func (b blobs) Put(data []byte) (rats.Digest, error) {
 	d, now := rats.SHA256(data), b.t.now()
+	if b.t.writes && b.t.db.blobs.Fresh(b.t.namespace, d, now) {
+		return d, b.t.usable()
+	}
 	_, err := b.t.exec(`INSERT INTO blobs (namespace, digest, data, at) VALUES (?, ?, coalesce(?, x''), ?)
 		ON CONFLICT DO UPDATE SET at = excluded.at WHERE at < ?`,
 		b.t.namespace, d.Sum, nonEmpty(data), store.Nanos(now), store.Nanos(now.Add(-store.BlobTouch)))
+	if err == nil {
+		b.t.blobs = append(b.t.blobs, [32]byte(d.Sum))
+	}
 	return d, err
 }
 

@@ -87,15 +87,8 @@ func (s *db) view(ctx context.Context, namespace string, f func(*tx) error) erro
 	if err != nil {
 		return err
 	}
-	t := &tx{c: c, ctx: ctx, namespace: namespace, now: s.opts.Now, server: s.server}
-	defer func() {
-		t.ended = true
-		_, err := c.exec("ROLLBACK") // ends the snapshot
-		s.readers.give(c, err)
-	}()
-	if _, err := c.exec("BEGIN"); err != nil {
-		return fmt.Errorf("beginning view: %w", err)
-	}
+	t := &tx{c: c, ctx: ctx, namespace: namespace, now: s.opts.Now, server: s.server, db: s}
+	defer func() { s.readers.give(c, t.end()) }()
 	if err := t.exists(); err != nil {
 		return err
 	}

@@ -71,6 +71,10 @@ type db struct {
 
 	readers readers
 	wakers  wakers
+
+	known sync.Map        // namespaces that exist
+	nodes store.NodeDocs  // as read and written
+	blobs store.BlobTimes // that are there
 }
 
 // Open opens or creates the database file at path, mode 0600 (a wider mode is narrowed). It fails with store.ErrSchema if

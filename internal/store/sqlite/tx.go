@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"context"
+	"database/sql/driver"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,6 +24,17 @@ type tx struct {
 	err       error // a failure of the database: the transaction can't go on, even if its function ignores this
 	appended  bool  // events were written
 	forgot    bool  // secrets were deleted
+	purged    bool  // blobs were deleted
+
+	db       *db
+	counters *counters         // of the namespace, in an update
+	names    map[string]string // of nodes as this update read them, by id
+	blobs    [][32]byte        // that this update put
+
+	// Of a view:
+	begun  bool        // a transaction is open
+	holder driver.Rows // an unfinished query that holds the snapshot instead
+	held   string      // its SQL
 }
 
 func (t *tx) Epochs() store.Epochs       { return epochs{t} }
@@ -38,14 +50,47 @@ func (t *tx) Streams() store.Streams     { return streams{t} }
 func (t *tx) Purges() store.Purges       { return purges{t} }
 func (t *tx) Shelf() store.Shelf         { return shelf{t} }
 
-// exists fixes the snapshot by reading, and refuses a namespace that was never created.
+// exists refuses a namespace that was never created. None is ever deleted.
 func (t *tx) exists() error {
 	if t.namespace == "" {
 		return nil
 	}
+	if _, known := t.db.known.Load(t.namespace); known {
+		return nil
+	}
 	n, err := t.int("SELECT count(*) FROM namespaces WHERE namespace = ?", t.namespace)
 	if err == nil && n == 0 {
-		err = fmt.Errorf("namespace %q: %w", clip(t.namespace), store.ErrNotFound)
+		return fmt.Errorf("namespace %q: %w", clip(t.namespace), store.ErrNotFound)
+	}
+	if err == nil {
+		t.db.known.Store(t.namespace, true)
+	}
+	return err
+}
+
+// begin opens the transaction that gives a view its snapshot. Views of a single row, which are most, do without it.
+func (t *tx) begin() error {
+	if t.writes || t.begun || t.holder != nil {
+		return nil
+	}
+	if _, err := t.c.exec("BEGIN"); err != nil {
+		return fmt.Errorf("beginning view: %w", err)
+	}
+	t.begun = true
+	return nil
+}
+
+// end closes a view's snapshot.
+func (t *tx) end() error {
+	t.ended = true
+	var err error
+	if t.holder != nil {
+		err = t.holder.Close()
+		t.holder = nil
+	}
+	if t.begun {
+		_, e := t.c.exec("ROLLBACK")
+		err = errors.Join(err, e)
 	}
 	return err
 }
@@ -80,11 +125,37 @@ func (t *tx) query(sql string, args []any, f func(row) error) error {
 	if err := t.usable(); err != nil {
 		return err
 	}
-	err := t.c.query(sql, args, f)
+	if sql == t.held {
+		sql += " " // its statement is in use
+	}
+	err := t.begin()
+	if err == nil {
+		err = t.c.query(sql, args, f)
+	}
 	if err != nil {
 		t.err = err
 	}
 	return err
+}
+
+// first runs the first query of a view if it yields a row, and keeps it unfinished: it holds the snapshot for the queries
+// that may follow. A query that yields nothing holds none, and counts as not run.
+func (t *tx) first(sql string, args []any) (row, error) {
+	if t.writes || t.begun || t.holder != nil {
+		return nil, nil
+	}
+	if err := t.usable(); err != nil {
+		return nil, err
+	}
+	rows, r, err := t.c.hold(sql, args)
+	if err != nil {
+		t.err = err
+		return nil, err
+	}
+	if rows != nil {
+		t.holder, t.held = rows, sql
+	}
+	return r, nil
 }
 
 func (t *tx) int(sql string, args ...any) (n int64, err error) {
@@ -94,8 +165,15 @@ func (t *tx) int(sql string, args ...any) (n int64, err error) {
 
 // one calls f with the only row, or returns store.ErrNotFound with what was sought.
 func (t *tx) one(what, id, sql string, args []any, f func(row) error) error {
+	r, err := t.first(sql, args)
+	if r != nil || err != nil {
+		if err == nil {
+			err = f(r)
+		}
+		return err
+	}
 	found := false
-	err := t.query(sql, args, func(r row) error { found = true; return f(r) })
+	err = t.query(sql, args, func(r row) error { found = true; return f(r) })
 	if err == nil && !found {
 		err = missing(what, id)
 	}
@@ -143,6 +221,9 @@ func digestOf(s string) (rats.Digest, error) {
 type epochs struct{ t *tx }
 
 func (e epochs) Get() (int64, error) {
+	if c := e.t.counters; c != nil {
+		return c.epoch, e.t.usable()
+	}
 	return e.t.int("SELECT epoch FROM namespaces WHERE namespace = ?", e.t.namespace)
 }
 
@@ -159,5 +240,6 @@ func (e epochs) Bump() (int64, error) {
 	if _, err := e.t.exec("UPDATE namespaces SET epoch = epoch + 1 WHERE namespace = ?", e.t.namespace); err != nil {
 		return 0, err
 	}
+	e.t.counters.epoch++
 	return e.Get()
 }

@@ -134,6 +134,53 @@ type writer struct {
 	c      *conn
 	last   int  // size of the previous batch: about how many callers to expect again
 	forget bool // deleted secrets still lie in the write-ahead log
+
+	version int64                // of the database's content, as this connection sees it
+	known   map[string]*counters // as of that version
+}
+
+// counters are the numbers of a namespace that updates read and move. The writer remembers them: nobody else writes, and
+// if somebody does, the database says so.
+type counters struct {
+	epoch, purged, events int64
+	leaf                  store.AuditEntry // the newest: Seq and Hash
+}
+
+// counters returns a copy of a namespace's, reading them if need be.
+func (w *writer) counters(t *tx) (*counters, error) {
+	if c := w.known[t.namespace]; c != nil {
+		mine := *c
+		return &mine, nil
+	}
+	c := &counters{}
+	err := t.one("namespace", t.namespace, "SELECT epoch, purged FROM namespaces WHERE namespace = ?", []any{t.namespace},
+		func(r row) error { c.epoch, c.purged = r.int(0), r.int(1); return nil })
+	if err == nil {
+		c.events, err = events{t}.Last()
+	}
+	if err == nil {
+		if c.leaf, err = (audit{t}).Head(); errors.Is(err, store.ErrNotFound) {
+			err = nil
+		}
+	}
+	return c, err
+}
+
+// begin opens the transaction of a batch, and forgets what it knew if another process wrote meanwhile.
+func (w *writer) begin() error {
+	if _, err := w.c.exec("BEGIN IMMEDIATE"); err != nil {
+		return err
+	}
+	v, err := w.c.int("PRAGMA data_version")
+	if err != nil {
+		_, e := w.c.exec("ROLLBACK")
+		return errors.Join(err, e)
+	}
+	if v != w.version || w.known == nil {
+		w.version, w.known = v, map[string]*counters{}
+		w.blobs.Forget()
+	}
+	return nil
 }
 
 // drain answers those who came too late.
@@ -158,11 +205,12 @@ func (w *writer) drain() {
 func (w *writer) serve(first *update) {
 	if first.raw != nil {
 		if first.state.CompareAndSwap(waiting, running) {
+			w.known = nil
 			first.done <- first.raw(w.c)
 		}
 		return
 	}
-	if _, err := w.c.exec("BEGIN IMMEDIATE"); err != nil {
+	if err := w.begin(); err != nil {
 		if first.state.CompareAndSwap(waiting, running) {
 			first.done <- fmt.Errorf("beginning transaction: %w", err)
 		}
@@ -183,6 +231,8 @@ type batch struct {
 	members []*update
 	events  map[string]bool // namespaces that got events
 	forgets bool
+	purges  bool  // blobs were deleted
+	put     []*tx // that put blobs
 	broken  error // the transaction can't be committed
 }
 
@@ -227,8 +277,10 @@ func (b *batch) run(u *update) {
 		b.broken = err
 		return
 	}
-	t := &tx{c: b.c, ctx: u.ctx, namespace: u.namespace, now: b.opts.Now, server: b.server, writes: true}
-	u.err = t.exists()
+	t := &tx{c: b.c, ctx: u.ctx, namespace: u.namespace, now: b.opts.Now, server: b.server, writes: true, db: b.db}
+	if u.namespace != "" {
+		t.counters, u.err = b.counters(t)
+	}
 	if u.err == nil {
 		u.turn <- t
 		u.err = <-u.ran
@@ -241,7 +293,13 @@ func (b *batch) run(u *update) {
 		if t.appended {
 			b.events[u.namespace] = true
 		}
-		b.forgets = b.forgets || t.forgot
+		b.forgets, b.purges = b.forgets || t.forgot, b.purges || t.purged
+		if t.counters != nil {
+			b.known[u.namespace] = t.counters // forgotten again should the commit fail
+		}
+		if len(t.blobs) > 0 {
+			b.put = append(b.put, t)
+		}
 		return
 	}
 	// SQLite may already have undone everything (disk full, I/O error); then the savepoint is gone and this fails.
@@ -265,6 +323,15 @@ func (b *batch) commit() {
 		err = fmt.Errorf("committing: %w", err)
 		_, _ = b.c.exec("ROLLBACK") // fails if SQLite has done it already
 		b.log.Error("commit failed; its updates were undone", "updates", len(b.members), "error", err)
+	}
+	if err != nil {
+		b.known = nil
+	} else if b.purges {
+		b.blobs.Forget()
+	} else {
+		for _, t := range b.put {
+			b.blobs.Committed(t.namespace, t.now(), t.blobs)
+		}
 	}
 	for _, u := range b.members {
 		switch {

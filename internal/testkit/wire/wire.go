@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -208,7 +209,7 @@ func (m *Machine) Attest(ctx context.Context, c api.Challenge) (api.Told, error)
 		if err != nil {
 			return api.Told{}, err
 		}
-		a, err := m.Client.Submit(ctx, m.Joined.Node, s)
+		a, err := m.submit(ctx, s)
 		if err != nil {
 			return api.Told{}, err
 		}
@@ -221,6 +222,22 @@ func (m *Machine) Attest(ctx context.Context, c api.Challenge) (api.Told, error)
 		c = *a.Next
 	}
 	return api.Told{}, fmt.Errorf("the server asks for more than two steps")
+}
+
+// submit hands a submission in, and again as agents do if the server is overloaded.
+func (m *Machine) submit(ctx context.Context, s api.Submission) (api.Answer, error) {
+	for n := time.Duration(1); ; n *= 2 {
+		a, err := m.Client.Submit(ctx, m.Joined.Node, s)
+		pause, again := client.RetryIn(err)
+		if !again || n > 8 {
+			return a, err
+		}
+		select {
+		case <-ctx.Done():
+			return a, err
+		case <-time.After(pause + rand.N(n*time.Second)):
+		}
+	}
 }
 
 // Challenge opens the stream, takes its first challenge and leaves the stream open until ctx ends.
