@@ -14,6 +14,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/assay-attest/assay/rats"
 )
 
@@ -52,9 +54,26 @@ func openDisk(dir string, forbidden fs.FileMode) (*disk, error) {
 	return &disk{root: root}, nil
 }
 
+// open opens a regular file. Anything else is refused without waiting: whoever wrote to the disk before this boot could
+// have left a pipe there, on which the keeper would hang before its cap.
+func (d *disk) open(name string, flags int) (*os.File, error) {
+	f, err := d.root.OpenFile(name, flags|unix.O_NONBLOCK, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = CodeState.Bad(name, "a regular file", info.Mode().Type().String())
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
 // read returns a file's content, nil if there is none.
 func (d *disk) read(name string, limit int64) ([]byte, error) {
-	f, err := d.root.Open(name)
+	f, err := d.open(name, os.O_RDONLY)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -75,7 +94,7 @@ func (d *disk) read(name string, limit int64) ([]byte, error) {
 // write replaces a file durably: after a crash there is the old content or the new.
 func (d *disk) write(name string, content []byte) error {
 	pending := name + ".new"
-	f, err := d.root.OpenFile(pending, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := d.open(pending, os.O_WRONLY|os.O_CREATE|os.O_TRUNC)
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", name, err)
 	}
@@ -92,7 +111,7 @@ func (d *disk) write(name string, content []byte) error {
 // sync makes renamings and removals durable.
 func (d *disk) sync() error {
 	for _, dir := range []string{".", setsDir} {
-		f, err := d.root.Open(dir)
+		f, err := d.root.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY, 0)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -204,7 +223,7 @@ func setName(s Set) string {
 
 // sets returns the installed sets that the owner signed for this root, newest revision first. Others count for nothing.
 func (k *Keeper) sets(r *rootFile) ([]Set, error) {
-	dir, err := k.state.root.Open(setsDir)
+	dir, err := k.state.root.OpenFile(setsDir, os.O_RDONLY|unix.O_DIRECTORY, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -280,7 +299,7 @@ func (k *Keeper) audit(event string, root rats.Digest, detail string) error {
 	if len(b) > 0 && b[len(b)-1] != '\n' { // cut short by a crash
 		line = append([]byte{'\n'}, line...)
 	}
-	f, err := k.state.root.OpenFile(auditFileName, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	f, err := k.state.open(auditFileName, os.O_WRONLY|os.O_CREATE|os.O_APPEND)
 	if err != nil {
 		return fmt.Errorf("opening the audit log: %w", err)
 	}
