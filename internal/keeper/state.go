@@ -281,29 +281,64 @@ type Entry struct {
 	Prev   rats.Digest `json:"prev,omitzero"`
 }
 
+// maxPending bounds the entries that wait for a disk that can be written.
+const maxPending = 16
+
 // audit appends to the log, durably, before the effect that it tells of.
 func (k *Keeper) audit(event string, root rats.Digest, detail string) error {
+	if err := k.appendAudit(append(slices.Clone(k.pending), k.entry(event, root, detail))); err != nil {
+		return err
+	}
+	k.pending = nil
+	return nil
+}
+
+// note is an entry on which nothing depends. In the initramfs the root file system is read-only as a rule: then it is written as
+// soon as somebody asks the keeper for anything and the disk can be written.
+func (k *Keeper) note(event string, root rats.Digest, detail string) {
+	if k.audit(event, root, detail) != nil && len(k.pending) < maxPending {
+		k.pending = append(k.pending, k.entry(event, root, detail))
+	}
+}
+
+// catchUp writes the entries that wait.
+func (k *Keeper) catchUp() {
+	if len(k.pending) > 0 && k.appendAudit(slices.Clone(k.pending)) == nil {
+		k.pending = nil
+	}
+}
+
+func (k *Keeper) entry(event string, root rats.Digest, detail string) Entry {
+	return Entry{Time: k.now().UTC(), Event: event, Root: root, Detail: clip(detail)}
+}
+
+func (k *Keeper) appendAudit(entries []Entry) error {
 	b, err := k.state.read(auditFileName, maxAudit)
 	if err != nil {
 		return err
 	}
-	e := Entry{Time: k.now().UTC(), Event: event, Root: root, Detail: clip(detail)}
 	lines := strings.Split(strings.TrimSuffix(string(b), "\n"), "\n")
-	if last := lines[len(lines)-1]; last != "" {
-		e.Prev = rats.SHA256([]byte(last))
-	}
-	line, err := json.Marshal(e)
-	if err != nil {
-		return err
-	}
+	last := lines[len(lines)-1]
+	var out []byte
 	if len(b) > 0 && b[len(b)-1] != '\n' { // cut short by a crash
-		line = append([]byte{'\n'}, line...)
+		out = append(out, '\n')
+	}
+	for _, e := range entries {
+		if last != "" {
+			e.Prev = rats.SHA256([]byte(last))
+		}
+		line, err := json.Marshal(e)
+		if err != nil {
+			return err
+		}
+		last = string(line)
+		out = append(append(out, line...), '\n')
 	}
 	f, err := k.state.open(auditFileName, os.O_WRONLY|os.O_CREATE|os.O_APPEND)
 	if err != nil {
 		return fmt.Errorf("opening the audit log: %w", err)
 	}
-	_, err = f.Write(append(line, '\n'))
+	_, err = f.Write(out)
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return fmt.Errorf("writing the audit log: %w", err)
 	}
