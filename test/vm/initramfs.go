@@ -75,6 +75,9 @@ func Initramfs(ctx context.Context, t Tools, by Generator, dir string, files map
 
 // writeTree writes files below dir.
 func writeTree(dir string, files map[string]File) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
 	for name, f := range files {
 		to := filepath.Join(dir, filepath.FromSlash(name))
 		err := os.MkdirAll(filepath.Dir(to), 0o755)

@@ -326,7 +326,7 @@ func (s *launchSite) predict(m *Machine, exchanged map[string]rats.Digest) map[i
 }
 
 // launchPolicy judges the launch by values that the owner has from the boot he authorised.
-func (s *launchSite) launchPolicy(boot keeper.Boot, beforeKey rats.Digest) *policy.Policy {
+func (s *launchSite) launchPolicy(boot keeper.Boot, beforeKey rats.Digest, image []byte) *policy.Policy {
 	s.t.Helper()
 	capped := func(n int) string { return hex.EncodeToString(keeper.Extend(boot.Before[n], keeper.CapEvent).Sum) }
 	var cas strings.Builder
@@ -344,8 +344,7 @@ links: [{from: enclave, to: tpm, kind: pcr-holds-key}]
 formats:
   tpm:
     ek_cas:
-%s    quote: [0, 7]
-  enclave:
+%s    %s  %s  enclave:
     mrenclave: "%s"
     modes: [process]
     launches: [initrd]
@@ -355,7 +354,7 @@ formats:
     before_key: "%s"
     measured: ["assay:keeper:%s", "assay:client:monitor:3:%s"]
     accept_same_os: true
-`, cas.String(), rats.Digest{Alg: "sha256", Sum: measured[:]}, capped(4), capped(7), capped(9), hex.EncodeToString(beforeKey.Sum),
+`, cas.String(), quoteBoot, strings.ReplaceAll(s.imageSection("any", image), "\n  ", "\n    "), rats.Digest{Alg: "sha256", Sum: measured[:]}, capped(4), capped(7), capped(9), hex.EncodeToString(beforeKey.Sum),
 		rats.SHA256(s.bin["assay-keeper"]), rats.SHA256(s.bin["assay-monitor"]))
 	p, reasons := policy.Compile([]byte(doc), launchEngine().Descriptors())
 	if p == nil {
@@ -364,10 +363,14 @@ formats:
 	return p
 }
 
-func launchEngine() *appraise.Engine { return appraise.New(tpm.New(), evidence.New()) }
+// launchFormats are what a launch is judged by, in the order of their names.
+var launchFormats = []rats.Format{evidence.Format, eventlog.Format, tpm.Format}
 
-// judged has the guest attest and judges it, by the record of the node's enrolment, which is made at the first time.
-func (s *launchSite) judged(m *Machine, p *policy.Policy) (rats.Result, *evidence.Claims) {
+func launchEngine() *appraise.Engine { return appraise.New(tpm.New(), eventlog.New(), evidence.New()) }
+
+// judged has the guest attest and judges it, by the record of the node's enrolment, which is made at the first time. opened is
+// what the same enclave opens of the sealed secret, "" if it can't.
+func (s *launchSite) judged(m *Machine, p *policy.Policy) (_ rats.Result, _ *evidence.Claims, opened string) {
 	s.t.Helper()
 	nonce := make([]byte, 32)
 	if _, err := rand.Read(nonce); err != nil {
@@ -375,7 +378,7 @@ func (s *launchSite) judged(m *Machine, p *policy.Policy) (rats.Result, *evidenc
 	}
 	b, err := rats.Manifest{
 		Purpose: rats.PurposeAttest, Namespace: "default", Node: "nd_1", Verifier: rats.SHA256([]byte("verifier")), Nonce: nonce,
-		Instance: bytes.Repeat([]byte{2}, 16), Keys: []rats.BoundKey{{Use: rats.KeyHPKE, Public: []byte("hpke")}}, Formats: []rats.Format{evidence.Format, tpm.Format},
+		Instance: bytes.Repeat([]byte{2}, 16), Keys: []rats.BoundKey{{Use: rats.KeyHPKE, Public: []byte("hpke")}}, Formats: launchFormats,
 	}.Bind()
 	if err != nil {
 		s.t.Fatal(err)
@@ -396,8 +399,9 @@ func (s *launchSite) judged(m *Machine, p *policy.Policy) (rats.Result, *evidenc
 		EK       []byte          `json:"ek"`
 		EKCert   []byte          `json:"ek_cert"`
 		AK       []byte          `json:"ak"`
+		Opened   string          `json:"opened"`
 	}
-	if err := json.Unmarshal([]byte(s.run(m, "probe attest /tmp/request.json")), &answer); err != nil {
+	if err := json.Unmarshal([]byte(s.run(m, "probe attest /tmp/request.json "+secretFile+" 2>/tmp/probe.log")), &answer); err != nil {
 		s.t.Fatal(err)
 	}
 	now := time.Now()
@@ -406,7 +410,7 @@ func (s *launchSite) judged(m *Machine, p *policy.Policy) (rats.Result, *evidenc
 			s.t.Fatal(err)
 		}
 	}
-	set, err := launchEngine().Verify(s.t.Context(), rats.Collection{Binding: b, Evidence: answer.Evidence}, []rats.Format{tpm.Format, evidence.Format}, func(f rats.Format) rats.Inputs {
+	set, err := launchEngine().Verify(s.t.Context(), rats.Collection{Binding: b, Evidence: answer.Evidence}, launchFormats, func(f rats.Format) rats.Inputs {
 		return rats.Inputs{Now: now, Params: params[f], Endorsements: []rats.Endorsement{s.answered.Endorsement()}}
 	})
 	if err != nil {
@@ -419,5 +423,5 @@ func (s *launchSite) judged(m *Machine, p *policy.Policy) (rats.Result, *evidenc
 			claims = c
 		}
 	}
-	return res, claims
+	return res, claims, answer.Opened
 }

@@ -1,10 +1,9 @@
 // Command probe is what a test runs in a guest besides the project's own programs: an application of the monitor's that keeps a
-// sealed secret and collects evidence, by the parts an agent has, and root's hands on the TPM.
+// sealed secret and collects evidence, by the parts an agent has.
 //
-//	probe attest REQUEST     evidence for {"manifest", "user_data", "asks"}, as JSON
-//	probe seal FILE TEXT     has the enclave seal a text
-//	probe open FILE          has the enclave open it
-//	probe extend PCR TEXT    extends a PCR with the digest of a text, as the keeper does
+//	probe attest REQUEST FILE    evidence for {"binding", "asks"}, as JSON, and what the enclave opens of a sealed file
+//	probe seal FILE TEXT         has the enclave seal a text
+//	probe open FILE              has the enclave open it
 package main
 
 import (
@@ -15,7 +14,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
 
 	"github.com/assay-attest/assay/enclave/abi"
 	"github.com/assay-attest/assay/internal/attester/enclave"
@@ -41,24 +39,14 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	switch {
-	case len(args) == 2 && args[0] == "attest":
-		return attest(ctx, args[1])
+	case len(args) == 3 && args[0] == "attest":
+		return attest(ctx, args[1], args[2])
 	case len(args) == 3 && args[0] == "seal":
 		return seal(ctx, args[1], args[2])
 	case len(args) == 2 && args[0] == "open":
 		return open(ctx, args[1])
-	case len(args) == 3 && args[0] == "extend":
-		n, err := strconv.Atoi(args[1])
-		if err != nil {
-			return err
-		}
-		dev, err := tpm.Open(ctx, "")
-		if err != nil {
-			return err
-		}
-		return errors.Join(dev.ExtendPCR(ctx, n, []byte(args[2])), dev.Close())
 	}
-	return errors.New("expected attest, seal, open or extend")
+	return errors.New("expected attest, seal or open")
 }
 
 // source is the running enclave.
@@ -113,19 +101,24 @@ func seal(ctx context.Context, file, text string) error {
 }
 
 func open(ctx context.Context, file string) error {
-	box, err := os.ReadFile(file)
-	if err != nil {
-		return err
-	}
 	s, err := start(ctx)
 	if err != nil {
 		return err
 	}
-	text, err := monitor.Call[sealing, []byte](ctx, s, "unseal", sealing{Box: box})
+	text, err := opened(ctx, s, file)
 	if err == nil {
-		fmt.Println(string(text))
+		fmt.Println(text)
 	}
 	return err
+}
+
+func opened(ctx context.Context, s source, file string) (string, error) {
+	box, err := os.ReadFile(file)
+	if err != nil {
+		return "", err
+	}
+	text, err := monitor.Call[sealing, []byte](ctx, s, "unseal", sealing{Box: box})
+	return string(text), err
 }
 
 // Request and Answer are the JSON of attest.
@@ -139,10 +132,11 @@ type (
 		EK       []byte          `json:"ek"`
 		EKCert   []byte          `json:"ek_cert"`
 		AK       []byte          `json:"ak"`
+		Opened   string          `json:"opened,omitempty"`
 	}
 )
 
-func attest(ctx context.Context, file string) error {
+func attest(ctx context.Context, file, secret string) error {
 	text, err := os.ReadFile(file)
 	if err != nil {
 		return err
@@ -184,6 +178,9 @@ func attest(ctx context.Context, file string) error {
 			}
 			out.Evidence = append(out.Evidence, e)
 		}
+	}
+	if out.Opened, err = opened(ctx, s, secret); err != nil {
+		fmt.Fprintln(os.Stderr, "probe:", err) // the test sees that nothing was opened
 	}
 	return json.NewEncoder(os.Stdout).Encode(out)
 }
