@@ -27,6 +27,17 @@ build: ## build bin/assay, one static, reproducible binary, and bin/assay-keeper
 	$(BUILD) -o bin/assay ./cmd/assay
 	$(BUILD) -o bin/assay-keeper ./cmd/assay-keeper
 	$(BUILD) -o bin/assay-monitor ./cmd/assay-monitor
+	@$(MAKE) --no-print-directory enclave
+
+# The measuring enclave: its MRENCLAVE depends on the module and these four numbers alone (internal/measuring/entry).
+MEASURING = bin/assay-measuring
+.PHONY: enclave
+enclave: ## build the measuring enclave, signed with the published test key (ENCLAVE_KEY=signer.pem: with that one)
+	GOOS=wasip1 GOARCH=wasm CGO_ENABLED=0 $(GO) build -buildmode=c-shared -trimpath -buildvcs=false -ldflags "-s -w -buildid=" \
+		-o $(MEASURING).wasm ./internal/measuring/inside
+	bin/assay enclave build $(MEASURING).wasm --out $(MEASURING).enclave --heap 805306368 --buffer 2097152 --product 1 --svn 1 --launch-config
+	bin/assay enclave sign $(MEASURING).enclave --out $(MEASURING).sig --date "$$(git log -1 --format=%cs 2>/dev/null || echo 2026-01-01)" \
+		$(if $(ENCLAVE_KEY),--key $(ENCLAVE_KEY))
 
 .PHONY: quickstart
 quickstart: tools build ## see the whole idea on this machine: trusted, changed, not trusted, restored (flags: ARGS=--keep)
@@ -71,10 +82,11 @@ generate: ## rewrite generated pages (docs/reference)
 	$(GO) generate ./...
 
 .PHONY: tools
-tools: ## install what tests and quickstart need: swtpm, a C compiler for the race detector
+tools: ## install what tests and quickstart need: swtpm, PostgreSQL, a C compiler for the race detector
 	@missing=""; \
 	command -v swtpm >/dev/null || missing="$$missing swtpm"; \
 	command -v swtpm_setup >/dev/null || missing="$$missing swtpm-tools"; \
+	ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || command -v postgres >/dev/null || missing="$$missing postgresql"; \
 	command -v gcc >/dev/null || missing="$$missing gcc libc6-dev"; \
 	command -v openssl >/dev/null || missing="$$missing openssl"; \
 	command -v mmdebstrap >/dev/null || missing="$$missing mmdebstrap"; \

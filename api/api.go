@@ -218,10 +218,12 @@ type Node struct {
 	LastResult string            `json:"last_result,omitempty"`
 	LastAt     time.Time         `json:"last_at,omitzero"`
 	Marks      []string          `json:"marks,omitempty"`
-	Reasons    []rats.Reason     `json:"reasons,omitempty"` // why it isn't trusted
-	Policy     *rats.Ref         `json:"policy,omitempty"`
-	EK         rats.Digest       `json:"ek,omitzero"`
-	CreatedAt  time.Time         `json:"created_at"`
+	// Highlights are facts of the last result's evidence that belong to the verdict, by format.
+	Highlights map[rats.Format][]rats.Highlight `json:"highlights,omitempty"`
+	Reasons    []rats.Reason                    `json:"reasons,omitempty"` // why it isn't trusted
+	Policy     *rats.Ref                        `json:"policy,omitempty"`
+	EK         rats.Digest                      `json:"ek,omitzero"`
+	CreatedAt  time.Time                        `json:"created_at"`
 }
 
 // NodeList is GET …/nodes?after=NAME&limit=N.

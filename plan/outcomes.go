@@ -25,7 +25,7 @@ var CodeOutcomes = rats.CodeInfo{
 }
 
 const (
-	outcomesTag = "assay/outcomes/1"
+	outcomesTag = "assay/outcomes/2"
 	timingsTag  = "assay/timings/1"
 )
 
@@ -34,8 +34,8 @@ const (
 // that was not run. The outcomes must stand in the order of tests and, within one test, in ascending order of names; the
 // empty name is the test itself and needs Err.
 //
-// outcomes: field "assay/outcomes/1" ‖ u32 tests ‖ per test: u32 id ‖ u32 outcomes ‖ per outcome: u16 length, name ‖ u8 length,
-// digest ‖ u64 size ‖ u8 length, error code. timings: field "assay/timings/1" ‖ u32 outcomes ‖ u64 nanoseconds each. All
+// outcomes: field "assay/outcomes/2" ‖ u32 tests ‖ per test: u32 id ‖ u32 outcomes ‖ per outcome: u16 length, name ‖ u8 length,
+// digest ‖ u16 length, value ‖ u64 size ‖ u8 length, error code. timings: field "assay/timings/1" ‖ u32 outcomes ‖ u64 nanoseconds each. All
 // integers are big-endian; a field is a u32 length and its bytes.
 func EncodeOutcomes(tests []uint32, outcomes []Outcome) (bulk, timings []byte, err error) {
 	if len(tests) > MaxTests || len(outcomes) > MaxOutcomes {
@@ -78,6 +78,8 @@ func (o Outcome) append(b []byte) []byte {
 	b = append(b, o.Name...)
 	b = append(b, uint8(len(o.Digest)))
 	b = append(b, o.Digest...)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(o.Value)))
+	b = append(b, o.Value...)
 	b = binary.BigEndian.AppendUint64(b, uint64(o.Size))
 	b = append(b, uint8(len(o.Err)))
 	return append(b, o.Err...)
@@ -94,6 +96,8 @@ func (o Outcome) check() error {
 		return badOutcomes("a digest or an error", fmt.Sprintf("a digest of %d bytes and error %q", len(o.Digest), clip(string(o.Err))))
 	case len(o.Digest) != 0 && len(o.Digest) != 32 && len(o.Digest) != 48 && len(o.Digest) != 64:
 		return badOutcomes("a digest of 32, 48 or 64 bytes", fmt.Sprintf("%d bytes", len(o.Digest)))
+	case len(o.Value) > MaxValue || len(o.Value) > 0 && o.Err != "":
+		return badOutcomes(fmt.Sprintf("a value of at most %d bytes, and none beside an error", MaxValue), fmt.Sprintf("%d bytes", len(o.Value)))
 	case o.Size < 0:
 		return badOutcomes("a size", fmt.Sprint(o.Size))
 	case !plainCode(o.Err):
@@ -138,8 +142,8 @@ func DecodeOutcomes(bulk, timings []byte) (tests []uint32, outcomes []Outcome, e
 	if r.bad || n > MaxTests {
 		return nil, nil, badOutcomes(fmt.Sprintf("at most %d tests", MaxTests), fmt.Sprint(n))
 	}
-	// An outcome takes at least 12 bytes: what is allocated is bounded by what was sent.
-	outcomes = make([]Outcome, 0, min(int(total), len(bulk)/12))
+	// An outcome takes at least 14 bytes: what is allocated is bounded by what was sent.
+	outcomes = make([]Outcome, 0, min(int(total), len(bulk)/14))
 	seen := make(map[uint32]bool, min(int(n), len(bulk)/8))
 	for range n {
 		id, count := r.uint32(), r.uint32()
@@ -161,7 +165,7 @@ func DecodeOutcomes(bulk, timings []byte) (tests []uint32, outcomes []Outcome, e
 func section(r, t *reader, id, count uint32, outcomes []Outcome) ([]Outcome, error) {
 	var last []byte
 	for i := range count {
-		o := Outcome{Test: id, Name: r.take(int(r.uint16())), Digest: r.take(int(r.uint8()))}
+		o := Outcome{Test: id, Name: r.take(int(r.uint16())), Digest: r.take(int(r.uint8())), Value: r.take(int(r.uint16()))}
 		size := r.uint64()
 		o.Err = rats.Code(r.take(int(r.uint8())))
 		nanos := t.uint64()

@@ -30,9 +30,9 @@ const Version1 = 1
 // Test is one thing to measure.
 type Test struct {
 	ID    uint32          `json:"id"`   // unique in the plan
-	Kind  string          `json:"kind"` // KindFile, KindGlob, KindDir
+	Kind  string          `json:"kind"` // KindFile, KindGlob, KindDir, KindCommand, KindCheck
 	Alg   string          `json:"alg"`  // sha256, sha384, sha512
-	Args  json.RawMessage `json:"args"` // FileArgs, GlobArgs or DirArgs
+	Args  json.RawMessage `json:"args"` // FileArgs, GlobArgs, DirArgs, CommandArgs, CheckArgs
 	Timed bool            `json:"timed,omitempty"`
 }
 
@@ -46,12 +46,22 @@ const (
 // FileArgs are the arguments of KindFile. Paths are text forms (rats.EscapePath), absolute.
 type FileArgs struct {
 	Path string `json:"path"`
+	FileOptions
+}
+
+// FileOptions say what else is measured of files, and how.
+type FileOptions struct {
+	// Attributes (AttrLinks, AttrMode, AttrOwner, AttrXattrs; ascending) are measured beside contents, of directories, links
+	// and special files too: each yields an outcome of its own, called AttributesName(path).
+	Attributes []string `json:"attributes,omitempty"`
+	Direct     bool     `json:"direct,omitempty"` // read contents past the page cache
 }
 
 // GlobArgs are the arguments of KindGlob: an absolute pattern with the syntax of path.Match in each element; '*' does
 // not cross '/', and matches are regular files.
 type GlobArgs struct {
 	Pattern string `json:"pattern"`
+	FileOptions
 }
 
 // DirArgs are the arguments of KindDir: every regular file below Path, symbolic links not followed, but what lies at or
@@ -59,6 +69,7 @@ type GlobArgs struct {
 type DirArgs struct {
 	Path    string   `json:"path"`
 	Exclude []string `json:"exclude,omitempty"`
+	FileOptions
 }
 
 // Limits bound what one run may read and how long it may take. Zero means the runner's own limit.
@@ -71,8 +82,9 @@ type Limits struct {
 // Outcome is what one measurement of a test yielded.
 type Outcome struct {
 	Test   uint32    // the test's ID
-	Name   []byte    // path that was measured, bytes
+	Name   []byte    // path, or item, that was measured, bytes
 	Digest []byte    // sum by the test's algorithm; empty if Err
+	Value  []byte    // what the digest is of, where the test discloses it; at most MaxValue bytes
 	Size   int64     // bytes hashed
 	Nanos  int64     // duration by the runner's clock
 	Err    rats.Code // why there is no digest

@@ -18,8 +18,11 @@ const (
 	PartTimings     string      = "timings"
 )
 
-// BackendNative is a runner in an ordinary process: nothing isolates it.
-const BackendNative = "native"
+// What runs plans.
+const (
+	BackendNative  = "native"  // an ordinary process: nothing isolates it
+	BackendEnclave = "enclave" // an enclave image that a monitor runs; what that is worth, its own evidence says
+)
 
 // Codes of reports.
 var (
@@ -57,7 +60,7 @@ type Report struct {
 	Outcomes  rats.Digest // SHA-256 of the part PartOutcomes
 	Timings   rats.Digest // SHA-256 of the part PartTimings
 	Sequence  uint64      // ascends with every report of one signer, from 1
-	Backend   string      // BackendNative
+	Backend   string      // BackendNative, BackendEnclave
 	Simulated bool        // nothing protects the runner from the machine's administrator
 	Signer    []byte      // SubjectPublicKeyInfo, ECDSA P-256
 }
@@ -163,11 +166,11 @@ func decodeReport(b []byte) (Report, error) {
 		return Report{}, CodeReport.Bad("header", "nonce and manifest hash of 32 bytes", fmt.Sprintf("%d and %d", len(r.Nonce), len(r.Manifest)))
 	case r.Sequence == 0:
 		return Report{}, CodeReport.Bad("sequence", "1 or more", "0")
-	case r.Backend != BackendNative:
-		return Report{}, CodeReport.Bad("backend", BackendNative, clip(r.Backend))
-	case !r.Simulated:
-		// A native backend that calls itself real is a lie; other backends bring their own proof.
-		return Report{}, CodeReport.Bad("simulated", "true for backend "+BackendNative, "false")
+	case r.Backend != BackendNative && r.Backend != BackendEnclave:
+		return Report{}, CodeReport.Bad("backend", BackendNative+" or "+BackendEnclave, clip(r.Backend))
+	case r.Simulated != (r.Backend == BackendNative):
+		// A native backend that calls itself real is a lie; an enclave brings its own proof, or counts as simulated.
+		return Report{}, CodeReport.Bad("simulated", "true for backend "+BackendNative+" alone", fmt.Sprint(r.Simulated))
 	case !bytes.Equal(r.encode(), b):
 		return Report{}, CodeReport.Bad("header", "the canonical encoding", "another one")
 	}

@@ -2,21 +2,28 @@ package plan
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/assay-attest/assay/rats"
 )
 
-// Scope says which paths a test is about. Runner and verifier both ask it, so they can't differ.
+// Scope says what a test is about. Runner and verifier both ask it, so they can't differ.
 type Scope struct {
-	Kind    string
-	Path    []byte   // of KindFile and KindDir; the pattern of KindGlob
-	Exclude [][]byte // of KindDir
+	Kind       string
+	Path       []byte       // of KindFile and KindDir; the pattern of KindGlob; "command:…"; "CHECK:"
+	Exclude    [][]byte     // of KindDir and KindCheck
+	Attributes []string     // of files: what is measured beside contents
+	Direct     bool         // of files: contents are read past the page cache
+	Command    *CommandArgs // of KindCommand
+	Check      *CheckArgs   // of KindCheck
 }
+
+// ErrUnknown is a kind of test, or a check, that this version doesn't know: a newer verifier's.
+var ErrUnknown = errors.New("unknown kind of test")
 
 // Scope returns what the test is about. It refuses unknown kinds and fields, and paths that are not absolute and clean.
 func (t Test) Scope() (Scope, error) {
@@ -27,13 +34,13 @@ func (t Test) Scope() (Scope, error) {
 		if err := strict(t.Args, &a); err != nil {
 			return Scope{}, err
 		}
-		return s.with(a.Path, nil)
+		return s.with(a.Path, nil, a.FileOptions)
 	case KindGlob:
 		var a GlobArgs
 		if err := strict(t.Args, &a); err != nil {
 			return Scope{}, err
 		}
-		s, err := s.with(a.Pattern, nil)
+		s, err := s.with(a.Pattern, nil, a.FileOptions)
 		for _, e := range s.Elements() {
 			if _, bad := path.Match(e, ""); bad != nil {
 				return Scope{}, fmt.Errorf("pattern element %q: %w", clip(e), bad)
@@ -48,13 +55,21 @@ func (t Test) Scope() (Scope, error) {
 		if err := strict(t.Args, &a); err != nil {
 			return Scope{}, err
 		}
-		return s.with(a.Path, a.Exclude)
+		return s.with(a.Path, a.Exclude, a.FileOptions)
+	case KindCommand:
+		return commandScope(t.Args)
+	case KindCheck:
+		return checkScope(t.Args)
 	default:
-		return Scope{}, fmt.Errorf("kind %q is not file, glob or dir", clip(t.Kind))
+		return Scope{}, fmt.Errorf("%w: kind %q", ErrUnknown, clip(t.Kind))
 	}
 }
 
-func (s Scope) with(text string, exclude []string) (Scope, error) {
+func (s Scope) with(text string, exclude []string, o FileOptions) (Scope, error) {
+	if err := checkAttributes(o.Attributes); err != nil {
+		return Scope{}, err
+	}
+	s.Attributes, s.Direct = o.Attributes, o.Direct
 	if len(exclude) > MaxExcludes {
 		return Scope{}, fmt.Errorf("%d excludes, at most %d", len(exclude), MaxExcludes)
 	}
@@ -75,26 +90,25 @@ func (s Scope) with(text string, exclude []string) (Scope, error) {
 	return s, nil
 }
 
-// NewTest makes a test of kind with the text path (or pattern) and, for directories, excludes.
+// NewTest makes a test of files' contents, of kind file, glob or dir, with the text path (or pattern) and, for
+// directories, excludes.
 func NewTest(id uint32, kind, alg, text string, exclude []string) (Test, error) {
-	var args any
+	return NewFilesTest(id, kind, alg, text, exclude, FileOptions{})
+}
+
+// NewFilesTest is NewTest with options. Attributes may come in any order.
+func NewFilesTest(id uint32, kind, alg, text string, exclude []string, o FileOptions) (Test, error) {
+	o.Attributes = slices.Sorted(slices.Values(o.Attributes))
 	switch kind {
 	case KindFile:
-		args = FileArgs{Path: text}
+		return newTest(id, kind, alg, FileArgs{Path: text, FileOptions: o})
 	case KindGlob:
-		args = GlobArgs{Pattern: text}
+		return newTest(id, kind, alg, GlobArgs{Pattern: text, FileOptions: o})
 	case KindDir:
-		args = DirArgs{Path: text, Exclude: exclude}
+		return newTest(id, kind, alg, DirArgs{Path: text, Exclude: exclude, FileOptions: o})
 	default:
 		return Test{}, fmt.Errorf("kind %q is not file, glob or dir", clip(kind))
 	}
-	b, err := json.Marshal(args)
-	if err != nil {
-		return Test{}, fmt.Errorf("encoding a test's arguments: %w", err)
-	}
-	t := Test{ID: id, Kind: kind, Alg: alg, Args: b}
-	_, err = t.Scope()
-	return t, err
 }
 
 // ParsePath reads a path's text form (rats.EscapePath) and refuses one that is not absolute, not clean, longer than
@@ -143,8 +157,22 @@ func (s Scope) Excluded(p []byte) bool {
 	return false
 }
 
-// Covers says whether a regular file called p belongs to the test.
+// Covers says whether an outcome called p belongs to the test: a regular file's path, the attributes of anything that lies
+// where the test looks (AttributesName), the label of a command, an item of a check.
 func (s Scope) Covers(p []byte) bool {
+	if s.Kind == KindCheck {
+		return len(p) > len(s.Path) && bytes.HasPrefix(p, s.Path)
+	}
+	if s.Kind == KindCommand {
+		return bytes.Equal(p, s.Path)
+	}
+	if path, ok := cutAttributes(p); ok {
+		return len(s.Attributes) > 0 && (s.coversFile(path) || s.Kind == KindDir && bytes.Equal(path, s.Path) && !s.Excluded(path))
+	}
+	return s.coversFile(p)
+}
+
+func (s Scope) coversFile(p []byte) bool {
 	switch s.Kind {
 	case KindFile:
 		return bytes.Equal(p, s.Path)
@@ -195,7 +223,7 @@ func (s Scope) Literal() []byte {
 		}
 		return p[:bytes.LastIndexByte(p, '/')+1]
 	case KindDir:
-		if len(s.Path) == 1 {
+		if len(s.Path) == 1 || len(s.Attributes) > 0 { // its own attributes have no slash after it
 			return s.Path
 		}
 		return append(bytes.Clone(s.Path), '/')

@@ -53,7 +53,11 @@ func (p *Policy) Appraise(in In) rats.Result {
 			var part board
 			part.judge(slots)
 			part.lower(reasons)
-			r.Parts[s.desc.ID] = rats.PartResult{Vector: part.vector(), Claims: in.ClaimsDigest[s.desc.ID]}
+			of := rats.PartResult{Vector: part.vector(), Claims: in.ClaimsDigest[s.desc.ID]}
+			if h, ok := in.Set.Verified[s.desc.ID].Claims.(rats.Highlighter); ok {
+				of.Highlights = h.Highlights()
+			}
+			r.Parts[s.desc.ID] = of
 			whole.judge(slots)
 		}
 		if len(p.demand) == 0 {

@@ -239,7 +239,7 @@ func sectionPath(f rats.Format, path string) string {
 }
 
 func (c *compiler) links() {
-	kinds := []string{rats.LinkAKInReport, rats.LinkPCRHoldsKey, rats.LinkSealedSecret, rats.LinkEnrolled}
+	kinds := []string{rats.LinkAKInReport, rats.LinkPCRHoldsKey, rats.LinkSealedSecret, rats.LinkEnrolled, rats.LinkKeyInReport}
 	for i, l := range c.doc.Links {
 		at := fmt.Sprintf("links[%d]", i)
 		for side, f := range map[string]rats.Format{"from": l.From, "to": l.To} {

@@ -81,7 +81,18 @@ type Facts struct {
 	Keys      []BoundKey  `json:"keys,omitempty"`
 	UserData  [][]byte    `json:"user_data,omitempty"`
 	Boots     []Boot      `json:"boots,omitempty"`
+	Enclaves  []Enclave   `json:"enclaves,omitempty"`
 }
+
+// Enclave is a running enclave that a format has authenticated, with the keys that it agreed to: they stand in its report.
+// Which enclave it is, and whether that is acceptable, the format's own claims and rules say.
+type Enclave struct {
+	By   Format     `json:"by"`
+	Keys []BoundKey `json:"keys"`
+}
+
+// Key returns the enclave's key for a use.
+func (e Enclave) Key(use string) (BoundKey, bool) { return keyOf(e.Keys, use) }
 
 // Registers are measurement registers a format has authenticated.
 type Registers struct {
@@ -104,6 +115,7 @@ func (f Facts) Merge(o Facts) Facts {
 		Keys:      append(append([]BoundKey(nil), f.Keys...), o.Keys...),
 		UserData:  append(append([][]byte(nil), f.UserData...), o.UserData...),
 		Boots:     append(append([]Boot(nil), f.Boots...), o.Boots...),
+		Enclaves:  append(append([]Enclave(nil), f.Enclaves...), o.Enclaves...),
 	}
 }
 
@@ -123,6 +135,7 @@ const (
 	LinkPCRHoldsKey  = "pcr-holds-key"
 	LinkSealedSecret = "sealed-secret"
 	LinkEnrolled     = "enrolled"
+	LinkKeyInReport  = "key-in-report" // the key that signed one stands in the report of the other
 	LinkNone         = "none"
 )
 

@@ -21,6 +21,16 @@ type Inputs struct {
 // Claims is the typed statement a format yields: a pointer to a struct with json tags.
 type Claims interface{ ClaimsOf() Format }
 
+// Highlighter is implemented by Claims with facts that whoever reads a verdict must see without looking for them: few, and
+// short.
+type Highlighter interface{ Highlights() []Highlight }
+
+// Highlight is a fact with its name, for people.
+type Highlight struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+}
+
 // Verified is what is true of one piece of evidence. It says nothing about whether that is acceptable.
 type Verified struct {
 	Claims Claims

@@ -30,8 +30,9 @@ type Result struct {
 
 // PartResult is what one format contributes: an EAR submodule.
 type PartResult struct {
-	Vector Vector `json:"vector"`
-	Claims Digest `json:"claims"`
+	Vector     Vector      `json:"vector"`
+	Claims     Digest      `json:"claims"`
+	Highlights []Highlight `json:"highlights,omitempty"` // of the claims
 }
 
 // Verdict returns the row of the verdict table for this result at a time. A result without expiry is expired.

@@ -2,6 +2,8 @@ package sdk
 
 import (
 	"crypto/sha256"
+	"crypto/sha512"
+	"errors"
 	"hash"
 	"runtime"
 )
@@ -22,23 +24,61 @@ func SHA256(b []byte) (sum [sha256.Size]byte) {
 }
 
 // NewSHA256 returns a running SHA-256 whose work is done by the monitor, or one of the enclave's own if the monitor has
-// no more. It can't be copied or marshalled. Small writes cost more in crossings than they save.
-func NewSHA256() hash.Hash {
-	n := leafStart(256)
-	if n < 0 {
-		return sha256.New()
+// no more. It can't be copied or marshalled. Small writes cost more in crossings than they save. It is an io.Closer:
+// closing gives its place back at once, else the garbage collector does.
+func NewSHA256() hash.Hash { return NewHash("sha256") }
+
+// NewHash is NewSHA256 for sha256, sha384 and sha512; any other name is sha256.
+func NewHash(alg string) hash.Hash {
+	bits, own := uint32(256), sha256.New
+	switch alg {
+	case "sha384":
+		bits, own = 384, sha512.New384
+	case "sha512":
+		bits, own = 512, sha512.New
 	}
-	h := &running{&handle{uint32(n)}}
-	runtime.AddCleanup(h, func(n *handle) { leafEnd(n.n) }, h.handle)
+	n := leafStart(bits)
+	if n < 0 {
+		return own()
+	}
+	h := &running{handle: &handle{n: uint32(n)}, bits: bits}
+	h.cleanup = runtime.AddCleanup(h, func(n *handle) { n.end() }, h.handle)
 	return h
 }
 
-type handle struct{ n uint32 }
+// handle is a place among the monitor's running hashes.
+type handle struct {
+	n     uint32
+	ended bool
+}
 
-type running struct{ *handle }
+func (h *handle) end() {
+	if !h.ended {
+		h.ended = true
+		leafEnd(h.n)
+	}
+}
+
+type running struct {
+	*handle
+	bits    uint32
+	cleanup runtime.Cleanup
+}
+
+var errClosed = errors.New("the hash was closed")
+
+// Close gives the hash's place back. Nothing can be written afterwards.
+func (h *running) Close() error {
+	h.cleanup.Stop()
+	h.end()
+	return nil
+}
 
 // Write implements hash.Hash.
 func (h *running) Write(b []byte) (int, error) {
+	if h.ended {
+		return 0, errClosed
+	}
 	if err := refused(leafWrite(h.n, pointer(b), uint32(len(b)))); err != nil {
 		return 0, err
 	}
@@ -47,7 +87,10 @@ func (h *running) Write(b []byte) (int, error) {
 
 // Sum implements hash.Hash.
 func (h *running) Sum(b []byte) []byte {
-	out := make([]byte, sha256.Size)
+	if h.ended {
+		panic(errClosed) // another hash may have its place
+	}
+	out := make([]byte, h.Size())
 	if err := refused(leafSum(h.n, pointer(out))); err != nil {
 		panic(err) // the handle is this package's
 	}
@@ -56,19 +99,24 @@ func (h *running) Sum(b []byte) []byte {
 
 // Reset implements hash.Hash.
 func (h *running) Reset() {
-	leafEnd(h.n)
-	n := leafStart(256)
+	h.end()
+	n := leafStart(h.bits)
 	if n < 0 { // its own place is free
 		panic("no running hash")
 	}
-	h.n = uint32(n)
+	h.n, h.ended = uint32(n), false
 }
 
 // Size implements hash.Hash.
-func (h *running) Size() int { return sha256.Size }
+func (h *running) Size() int { return int(h.bits / 8) }
 
 // BlockSize implements hash.Hash.
-func (h *running) BlockSize() int { return sha256.BlockSize }
+func (h *running) BlockSize() int {
+	if h.bits == 256 {
+		return sha256.BlockSize
+	}
+	return sha512.BlockSize
+}
 
 // HKDF derives n bytes of a secret by HKDF-SHA256 (RFC 5869).
 func HKDF(secret *Secret, salt, info []byte, n int) (*Secret, error) {

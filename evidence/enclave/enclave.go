@@ -134,6 +134,13 @@ type LaunchLog struct {
 // ClaimsOf implements rats.Claims.
 func (*Claims) ClaimsOf() rats.Format { return Format }
 
+// Highlights implements rats.Highlighter: what the enclave is and what holds it, in every verdict.
+func (c *Claims) Highlights() []rats.Highlight {
+	return []rats.Highlight{
+		{Name: "root", Value: c.Root}, {Name: "launch", Value: c.Launch}, {Name: "mode", Value: c.Mode}, {Name: "mrenclave", Value: c.MRENCLAVE.String()},
+	}
+}
+
 // DebugEnabled says whether a debugger may read the enclave.
 func (c *Claims) DebugEnabled() bool { return c.Debug }
 

@@ -95,6 +95,9 @@ func (verifier) Verify(_ context.Context, e rats.Evidence, in rats.Inputs) (rats
 		Facts:  rats.Facts{Keys: keys, UserData: [][]byte{bytes.Clone(q.Body.ReportData[:])}},
 		Links:  []rats.Link{{From: Format, To: tpmFormat, Kind: rats.LinkNone}},
 	}
+	if len(keys) > 0 {
+		v.Facts.Enclaves = []rats.Enclave{{By: Format, Keys: keys}}
+	}
 	if p.Root != abi.RootSimulated {
 		if err := checkRooted(c, q, p, parts, in); err != nil {
 			return rats.Verified{}, err

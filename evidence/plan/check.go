@@ -20,6 +20,12 @@ var (
 	CodeUnreadable = rats.CodeInfo{Code: "plan.file.unreadable", Title: "file could not be measured", Hint: "the seen code says why; what can't be measured can't be trusted", Slot: rats.FileSystem}
 	CodeMissing    = rats.CodeInfo{Code: "plan.file.missing", Title: "file of the reference set was not found", Hint: "restore the file, or capture the reference set anew", Slot: rats.FileSystem}
 	CodeExpired    = rats.CodeInfo{Code: "plan.reference.expired", Title: "reference value is expired", Hint: "renew the reference set", Slot: rats.FileSystem}
+	CodeDenied     = rats.CodeInfo{Code: "plan.item.denied", Title: "check found what policy denies", Hint: "find out how it came there; the rule's deny list names it", Slot: rats.Executables}
+	CodeItem       = rats.CodeInfo{Code: "plan.item.unknown", Title: "check found what nothing permits", Hint: "find out what it is; then remove it, allow it by name, or capture the reference set anew", Slot: rats.Executables}
+	CodeValue      = rats.CodeInfo{Code: "plan.item.changed", Title: "item of a check has another value than expected", Hint: "find out what changed it; if it was you, correct the policy or capture the reference set anew", Slot: rats.Executables}
+	CodeAbsent     = rats.CodeInfo{Code: "plan.item.missing", Title: "item that must be there was not found", Hint: "restore it, or correct the policy's expectation or the reference set", Slot: rats.Executables}
+	CodePattern    = rats.CodeInfo{Code: "plan.command.pattern", Title: "output of a command is not as the pattern wants it", Hint: "run the command on the node and look", Slot: rats.Executables}
+	CodeUnmeasured = rats.CodeInfo{Code: "plan.item.unmeasured", Title: "command or check could not be carried out", Hint: "the seen code says why; the agent's own lists of roots and commands must permit what is looked at", Slot: rats.Executables}
 	CodeMore       = rats.CodeInfo{Code: "plan.reasons.more", Title: "further reasons were left out", Hint: "the claims hold every measurement", Slot: rats.FileSystem}
 	CodeFailed     = rats.CodeInfo{Code: "plan.test.failed", Title: "test failed", Hint: "the reasons of the same rule name the files", Slot: rats.Executables}
 	CodeUntested   = rats.CodeInfo{Code: "plan.test.missing", Title: "test was not run", Hint: "the claims are of another plan; attest again under this policy", Slot: rats.Executables}
@@ -30,8 +36,8 @@ var (
 // Codes lists what this package refuses with, those of package plan that its evidence can yield included.
 var Codes = append(slices.Clone(plan.Codes),
 	CodeProfile, CodeParams, CodeUnvouched, CodeKey, CodePlanSigner, CodeNonce, CodeManifest, CodePlan, CodeSequence, CodeTests, CodeStray,
-	CodeNoTests, CodeName, CodeScope, CodeAlg, CodeReference, CodeSeverity, CodeLimits,
-	CodeChanged, CodeUnknown, CodeUnreadable, CodeMissing, CodeExpired, CodeMore, CodeFailed, CodeUntested, CodeSet, CodeClaims,
+	CodeNoTests, CodeName, CodeScope, CodeAlg, CodeJudge, CodeReference, CodeSeverity, CodeLimits,
+	CodeChanged, CodeUnknown, CodeUnreadable, CodeMissing, CodeDenied, CodeItem, CodeValue, CodeAbsent, CodePattern, CodeUnmeasured, CodeExpired, CodeMore, CodeFailed, CodeUntested, CodeSet, CodeClaims,
 )
 
 // Check implements rats.Rules: every measurement is compared with the reference set of its test, and every name of the set
@@ -67,14 +73,27 @@ func (r *Rules) Check(claims rats.Claims, refs rats.Lookup, now time.Time) []rat
 		if len(ids) > 1 { // two rules may measure the same against different sets
 			run[k] = ids[1:]
 		}
-		(&check{rule: rule, scope: scope, refs: refs, now: now, out: out}).run(measured[ids[0]])
+		c := &check{codes: codesOf(scope.Kind), rule: rule, scope: scope, refs: refs, now: now, out: out}
+		c.run(measured[ids[0]])
 	}
 	return out.reasons()
 }
 
-// key is what a test measures: kind, algorithm, path and excludes.
+// key is what a test measures: kind, algorithm, path, excludes and arguments.
 func (t Test) key() string {
-	return strings.Join(append([]string{t.Kind, t.Alg, t.Path}, t.Exclude...), "\x00")
+	return strings.Join(append([]string{t.Kind, t.Alg, t.Path, t.Args}, t.Exclude...), "\x00")
+}
+
+// testOf describes a test in claims.
+func testOf(t plan.Test, s plan.Scope) Test {
+	out := Test{ID: t.ID, Kind: t.Kind, Alg: t.Alg, Path: rats.EscapePath(s.Path)}
+	for _, e := range s.Exclude {
+		out.Exclude = append(out.Exclude, rats.EscapePath(e))
+	}
+	if s.Kind == plan.KindCommand || s.Kind == plan.KindCheck || len(s.Attributes) > 0 || s.Direct {
+		out.Args = string(t.Args)
+	}
+	return out
 }
 
 func (t TestRule) key(p plan.Test) (string, plan.Scope) {
@@ -82,8 +101,7 @@ func (t TestRule) key(p plan.Test) (string, plan.Scope) {
 	if err != nil {
 		return "", s // test made it of a scope: not reached
 	}
-	c := Test{Kind: p.Kind, Alg: p.Alg, Path: rats.EscapePath(s.Path), Exclude: t.Exclude}
-	return c.key(), s
+	return testOf(p, s).key(), s
 }
 
 // report collects reasons: those about tests, and the first of those about files.
@@ -118,8 +136,19 @@ func (r *report) reasons() []rats.Reason {
 	return out
 }
 
+// codes are the reasons a test's outcomes can yield.
+type codes struct{ changed, unknown, unreadable, missing rats.CodeInfo }
+
+func codesOf(kind string) codes {
+	if kind == plan.KindCommand || kind == plan.KindCheck {
+		return codes{changed: CodeValue, unknown: CodeItem, unreadable: CodeUnmeasured, missing: CodeAbsent}
+	}
+	return codes{changed: CodeChanged, unknown: CodeUnknown, unreadable: CodeUnreadable, missing: CodeMissing}
+}
+
 // check judges one test.
 type check struct {
+	codes codes
 	rule  TestRule
 	scope plan.Scope
 	refs  rats.Lookup
@@ -143,7 +172,7 @@ func (c *check) lower(code rats.CodeInfo, t rats.Tier, path, expected, seen stri
 }
 
 func (c *check) run(ms []Measurement) {
-	if !c.populated() {
+	if c.rule.Reference != "" && !c.populated() {
 		return
 	}
 	seen := make(map[string]bool, len(ms))
@@ -153,16 +182,19 @@ func (c *check) run(ms []Measurement) {
 			return
 		}
 	}
-	inScope, ok := c.absent(seen)
-	if !ok {
-		return
-	}
-	if inScope == 0 && len(ms) > 0 {
-		// Nothing could have been right, so severities are not asked: an empty reference denies (R127).
-		c.out.test(CodeSet.At(rats.None, c.rule.Reference, "reference values for "+rats.EscapePath(c.scope.Path), "none"), c.rule)
+	c.expected(seen)
+	if c.rule.Reference != "" {
+		inScope, ok := c.absent(seen)
+		if !ok {
+			return
+		}
+		if inScope == 0 && len(ms) > 0 && len(c.rule.Allow)+len(c.rule.Expect) == 0 {
+			// Nothing could have been right, so severities are not asked: an empty reference denies (R127).
+			c.out.test(CodeSet.At(rats.None, c.rule.Reference, "reference values for "+rats.EscapePath(c.scope.Path), "none"), c.rule)
+		}
 	}
 	if c.lowered > 0 {
-		c.out.test(CodeFailed.At(c.worst, rats.EscapePath(c.scope.Path), "every file as referenced", fmt.Sprintf(
+		c.out.test(CodeFailed.At(c.worst, rats.EscapePath(c.scope.Path), "everything as the rule wants it", fmt.Sprintf(
 			"of %d measurements %d changed, %d unknown, %d unreadable; %d missing", len(ms), c.changed, c.unknown, c.unreadable, c.missing)), c.rule)
 	}
 }
@@ -198,7 +230,15 @@ func (c *check) measurement(m Measurement) bool {
 		if path == "" {
 			path = rats.EscapePath(c.scope.Path)
 		}
-		c.lower(CodeUnreadable, severity, path, "a digest", string(m.Err))
+		c.lower(c.codes.unreadable, severity, path, "a digest", string(m.Err))
+		return true
+	}
+	if judged := c.listed(m, severity); judged {
+		return true
+	}
+	if c.rule.Reference == "" {
+		c.unknown++
+		c.lower(c.codes.unknown, tier(c.rule.Unknown, c.rule.Severity), m.Name, "", seenOf(m))
 		return true
 	}
 	hit, err := c.refs.Find(c.rule.Reference, m.Name, m.Digest)
@@ -211,10 +251,10 @@ func (c *check) measurement(m Measurement) bool {
 		c.lower(CodeExpired, severity, m.Name, "a reference value valid at "+c.now.UTC().Format(time.RFC3339), "valid until "+hit.Expires.UTC().Format(time.RFC3339))
 	case len(hit.Expected) > 0:
 		c.changed++
-		c.lower(CodeChanged, severity, m.Name, digests(hit.Expected), m.Digest.String())
+		c.lower(c.codes.changed, severity, m.Name, digests(hit.Expected), seenOf(m))
 	default:
 		c.unknown++
-		c.lower(CodeUnknown, tier(c.rule.Unknown, c.rule.Severity), m.Name, "", m.Digest.String())
+		c.lower(c.codes.unknown, tier(c.rule.Unknown, c.rule.Severity), m.Name, "", seenOf(m))
 	}
 	return true
 }
@@ -249,7 +289,7 @@ func (c *check) absent(seen map[string]bool) (inScope int, ok bool) {
 		inScope++
 		if !seen[name] {
 			c.missing++
-			c.lower(CodeMissing, tier(c.rule.Missing, c.rule.Severity), name, "the file", "nothing")
+			c.lower(c.codes.missing, tier(c.rule.Missing, c.rule.Severity), name, "its reference value", "nothing")
 		}
 	}
 	return inScope, true

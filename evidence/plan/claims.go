@@ -6,8 +6,8 @@ import (
 
 // Claims is what is true of a run. It holds no times, sequence or nonce, so equal machines have equal claims.
 type Claims struct {
-	Backend      string        `json:"backend"`      // what ran the plan: native
-	Simulated    bool          `json:"simulated"`    // nothing isolated it from the machine
+	Backend      string        `json:"backend"`      // what ran the plan: native, enclave
+	Simulated    bool          `json:"simulated"`    // nothing attests that anything isolated it from the machine
 	Tests        []Test        `json:"tests"`        // of the plan, in its order
 	Measurements []Measurement `json:"measurements"` // in the order of tests, then of names
 }
@@ -15,20 +15,31 @@ type Claims struct {
 // Test is a test that was run, whether or not it found anything.
 type Test struct {
 	ID      uint32   `json:"id"`
-	Kind    string   `json:"kind"` // file, glob, dir
+	Kind    string   `json:"kind"` // file, glob, dir, command, check
 	Alg     string   `json:"alg"`
-	Path    string   `json:"path"` // text form; of a glob the pattern
+	Path    string   `json:"path"` // text form; of a glob the pattern; "command:…"; "CHECK:"
 	Exclude []string `json:"exclude,omitempty"`
+	Args    string   `json:"args,omitempty"` // arguments as in the plan, where path and exclude don't say it all
 }
 
 // Measurement is what one file, or a test as a whole, yielded.
 type Measurement struct {
 	Test   uint32      `json:"test"`
-	Name   string      `json:"name,omitempty"`  // text form of the path; empty: the test as a whole
+	Name   string      `json:"name,omitempty"`  // text form of the path or item; empty: the test as a whole
 	Digest rats.Digest `json:"digest,omitzero"` // empty if Err
+	Value  string      `json:"value,omitempty"` // text form of what the digest is of, where the test discloses it
 	Size   int64       `json:"size"`            // bytes hashed
 	Err    rats.Code   `json:"err,omitempty"`   // why there is no digest
 }
 
 // ClaimsOf implements rats.Claims.
 func (*Claims) ClaimsOf() rats.Format { return Format }
+
+// Highlights implements rats.Highlighter: what ran the plan.
+func (c *Claims) Highlights() []rats.Highlight {
+	backend := c.Backend
+	if c.Simulated {
+		backend += ", simulated"
+	}
+	return []rats.Highlight{{Name: "backend", Value: backend}}
+}

@@ -3,7 +3,9 @@
 // It guarantees that verified claims are the outcomes of exactly the plan that was ordered, run for this challenge and
 // manifest, and signed by a key that a platform format of the same collection vouches for. It does not prove that the
 // runner was isolated from the machine it measured: the native backend is not, its evidence carries the mark "simulated"
-// and its link to the platform is "none" (S01, S17).
+// and its link to the platform is "none" (S01, S17). A report by the backend enclave carries it too unless an enclave
+// format of the same collection attested the very key that signed: then the link is "key-in-report", and that format's
+// claims, marks and slots say what the enclave is worth.
 package plan
 
 import (

@@ -62,12 +62,27 @@ func verify(ctx context.Context, e rats.Evidence, in rats.Inputs) (rats.Verified
 	v := rats.Verified{
 		Claims: claims,
 		Resume: resume,
-		Links:  []rats.Link{{From: Format, To: platform(in.Facts), Kind: rats.LinkNone}},
+		Links:  []rats.Link{link(report, in.Facts)},
 	}
-	if report.Simulated {
+	// An enclave that nothing attests is a process that calls itself one.
+	claims.Simulated = claims.Simulated || v.Links[0].Kind != rats.LinkKeyInReport
+	if claims.Simulated {
 		v.Marks = []string{rats.MarkSimulated}
 	}
 	return v, nil
+}
+
+// link says how the run hangs together with the platform. An attested enclave whose report holds the signing key made
+// the run; what that enclave is worth is in its own claims, marks and slots, which this evidence doesn't better.
+func link(r plan.Report, f rats.Facts) rats.Link {
+	if r.Backend == plan.BackendEnclave {
+		for _, e := range f.Enclaves {
+			if k, ok := e.Key(rats.KeySign); ok && bytes.Equal(k.Public, r.Signer) {
+				return rats.Link{From: Format, To: e.By, Kind: rats.LinkKeyInReport}
+			}
+		}
+	}
+	return rats.Link{From: Format, To: platform(f), Kind: rats.LinkNone}
 }
 
 // params decodes what the verifier itself knows; a plan of its own that doesn't decode is its malfunction.
@@ -167,10 +182,7 @@ func claimsOf(r plan.Report, ordered plan.Plan, bulk, timings []byte) (*Claims, 
 		if err != nil {
 			return nil, fmt.Errorf("reading test %d: %w", t.ID, err)
 		}
-		c.Tests[i] = Test{ID: t.ID, Kind: t.Kind, Alg: t.Alg, Path: rats.EscapePath(scope.Path)}
-		for _, e := range scope.Exclude {
-			c.Tests[i].Exclude = append(c.Tests[i].Exclude, rats.EscapePath(e))
-		}
+		c.Tests[i] = testOf(t, scope)
 		n := 0
 		for n < len(outcomes) && outcomes[n].Test == t.ID {
 			m, err := measurement(t, scope, outcomes[n])
@@ -180,8 +192,8 @@ func claimsOf(r plan.Report, ordered plan.Plan, bulk, timings []byte) (*Claims, 
 			c.Measurements = append(c.Measurements, m)
 			n++
 		}
-		if t.Kind == plan.KindFile && n == 0 {
-			return nil, CodeTests.Bad(fmt.Sprintf("outcomes.tests[%d]", i), "an outcome of its file", "none")
+		if (t.Kind == plan.KindFile || t.Kind == plan.KindCommand) && n == 0 {
+			return nil, CodeTests.Bad(fmt.Sprintf("outcomes.tests[%d]", i), "an outcome of its file or command", "none")
 		}
 		outcomes = outcomes[n:]
 	}
@@ -200,5 +212,16 @@ func measurement(t plan.Test, scope plan.Scope, o plan.Outcome) (Measurement, er
 		return m, CodeStray.Bad(m.Name, fmt.Sprintf("a path of test %d", t.ID), "another")
 	}
 	m.Digest = rats.Digest{Alg: t.Alg, Sum: o.Digest}
+	if len(o.Value) > 0 {
+		if !discloses(scope) || !bytes.Equal(sumOf(t.Alg, o.Value), o.Digest) {
+			return m, CodeStray.Bad(m.Name, "a value where the test discloses it, with its own digest", fmt.Sprintf("%d bytes", len(o.Value)))
+		}
+		m.Value = rats.EscapePath(o.Value)
+	}
 	return m, nil
+}
+
+// discloses says whether outcomes of a test may bring the value their digest is of.
+func discloses(s plan.Scope) bool {
+	return s.Check != nil && s.Check.Disclose || s.Command != nil && s.Command.Match != ""
 }

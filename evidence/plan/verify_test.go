@@ -166,6 +166,39 @@ func TestGenuineRunIsVerified(t *testing.T) {
 	}
 }
 
+// A report by an enclave counts as simulated until an enclave format attested the very key that signed it (R022, S01).
+func TestRunIsAsGoodAsTheAttestedEnclaveThatSignedIt(t *testing.T) {
+	_, other := ecKey(t)
+	sign := func(spki []byte) []rats.Enclave {
+		return []rats.Enclave{{By: "enclave", Keys: []rats.BoundKey{{Use: rats.KeySign, Public: spki}}}}
+	}
+	for _, c := range []struct {
+		what      string
+		backend   string
+		enclaves  func(*run) []rats.Enclave
+		simulated bool
+		link      rats.Link
+	}{
+		{"attested", plan.BackendEnclave, func(r *run) []rats.Enclave { return sign(r.spki) }, false, rats.Link{From: "plan", To: "enclave", Kind: rats.LinkKeyInReport}},
+		{"not attested", plan.BackendEnclave, func(*run) []rats.Enclave { return nil }, true, rats.Link{From: "plan", To: "tpm", Kind: rats.LinkNone}},
+		{"another enclave attested", plan.BackendEnclave, func(*run) []rats.Enclave { return sign(other) }, true, rats.Link{From: "plan", To: "tpm", Kind: rats.LinkNone}},
+		{"native beside an enclave", plan.BackendNative, func(r *run) []rats.Enclave { return sign(r.spki) }, true, rats.Link{From: "plan", To: "tpm", Kind: rats.LinkNone}},
+	} {
+		r := newRun(t)
+		r.report.Backend, r.report.Simulated = c.backend, c.backend == plan.BackendNative
+		r.inputs.Facts.Enclaves = c.enclaves(r)
+		r.sign(t)
+		v, err := r.verify(t)
+		if err != nil {
+			t.Fatalf("%s: %v", c.what, err)
+		}
+		claims := v.Claims.(*evidence.Claims)
+		if claims.Simulated != c.simulated || claims.Backend != c.backend || len(v.Marks) != map[bool]int{true: 1}[c.simulated] || !reflect.DeepEqual(v.Links, []rats.Link{c.link}) {
+			t.Errorf("%s: %+v, marks %v, links %v", c.what, claims, v.Marks, v.Links)
+		}
+	}
+}
+
 func TestClaimsOfEqualMachinesAreEqual(t *testing.T) {
 	a, b := newRun(t), newRun(t) // other keys
 	b.report.Sequence, b.outcomes[0].Nanos, b.manifest.Nonce = 9, 77, sum(9, 32)

@@ -76,7 +76,7 @@ func (a *agent) attest(ctx context.Context, j job) error {
 	if err := a.checkChallenge(c); err != nil {
 		return err
 	}
-	binding, err := a.bind(c)
+	binding, err := a.bind(ctx, c)
 	if err != nil {
 		return err
 	}
@@ -151,8 +151,12 @@ func checkNext(c, next api.Challenge) error {
 }
 
 // bind makes the manifest of a challenge (S03).
-func (a *agent) bind(c api.Challenge) (rats.Binding, error) {
-	keys := append(slices.Clone(a.plat.enclave.Keys()), rats.BoundKey{Use: rats.KeyTLS, Public: a.spki})
+func (a *agent) bind(ctx context.Context, c api.Challenge) (rats.Binding, error) {
+	own, err := a.plat.enclave.Keys(ctx)
+	if err != nil {
+		return rats.Binding{}, fmt.Errorf("asking the enclave for its keys: %w", err)
+	}
+	keys := append(slices.Clone(own), rats.BoundKey{Use: rats.KeyTLS, Public: a.spki})
 	slices.SortFunc(keys, func(x, y rats.BoundKey) int { return strings.Compare(x.Use, y.Use) })
 	b, err := rats.Manifest{
 		Purpose: c.Purpose, Namespace: a.state.Namespace, Node: a.state.Node, Verifier: c.Verifier,

@@ -23,10 +23,13 @@ type backoff struct {
 
 func (b *backoff) reset() { b.bound = 0 }
 
-// next returns a pause between 0 and the bound, and doubles the bound.
-func (b *backoff) next() time.Duration {
+// next returns a pause between 0 and the bound. It doubles the bound if every server was tried; before that the next one
+// is likely to be better, and only the crowd of agents is to be spread.
+func (b *backoff) next(all bool) time.Duration {
 	bound := max(b.bound, pauseFirst)
-	b.bound = min(2*bound, pauseMax)
+	if all {
+		b.bound = min(2*bound, pauseMax)
+	}
 	var r [8]byte
 	if _, err := io.ReadFull(b.rand, r[:]); err != nil {
 		return bound

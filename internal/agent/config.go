@@ -9,9 +9,12 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/assay-attest/assay/enclave/abi"
 )
 
 // DefaultConfig is where the configuration file lies if none is named; it need not exist.
@@ -20,9 +23,21 @@ const DefaultConfig = "/etc/assay/agent.yaml"
 // Config is the configuration file of an agent: what its owner allows whoever signs plans (S05), and where things are.
 type Config struct {
 	Server string `yaml:"server"` // instead of the address joined at; the CA stays pinned
-	TPM    string `yaml:"tpm"`    // instead of the TPM joined with
-	Socket string `yaml:"socket"` // empty: agent.sock in the state directory
-	Allow  Allow  `yaml:"allow"`
+	// Servers are all that share one database; the agent goes to another one when its server fails.
+	Servers []string `yaml:"servers"`
+	TPM     string   `yaml:"tpm"`    // instead of the TPM joined with
+	Socket  string   `yaml:"socket"` // empty: agent.sock in the state directory
+	Allow   Allow    `yaml:"allow"`
+	// Enclave is the measuring enclave. Left out: the native one, in the agent's own process, which is simulated.
+	Enclave Enclave `yaml:"enclave"`
+}
+
+// Enclave says which image runs plans, and where.
+type Enclave struct {
+	Monitor   string `yaml:"monitor"`   // socket of the monitor
+	Image     string `yaml:"image"`     // file
+	Sigstruct string `yaml:"sigstruct"` // file
+	Mode      string `yaml:"mode"`      // process (what it is if left out), inline
 }
 
 // Allow is what plans may touch on this machine.
@@ -88,10 +103,41 @@ func ParseConfig(b []byte) (Config, error) {
 	if err := c.Allow.check(); err != nil {
 		return Config{}, err
 	}
+	if err := c.Enclave.check(); err != nil {
+		return Config{}, err
+	}
+	if len(c.Servers) > maxServers || slices.Contains(c.Servers, "") {
+		return Config{}, CodeConfig.Bad("servers", fmt.Sprintf("at most %d addresses", maxServers), "more, or an empty one")
+	}
 	if c.Socket != "" && !filepath.IsAbs(c.Socket) {
 		return Config{}, CodeConfig.Bad("socket", "an absolute path", clip(c.Socket))
 	}
 	return c, nil
+}
+
+func (e Enclave) check() error {
+	if e == (Enclave{}) {
+		return nil
+	}
+	for _, f := range []struct{ name, value string }{{"monitor", e.Monitor}, {"image", e.Image}, {"sigstruct", e.Sigstruct}} {
+		if !filepath.IsAbs(f.value) {
+			return CodeConfig.Bad("enclave."+f.name, "an absolute path", clip(f.value))
+		}
+	}
+	if e.Mode != "" && e.mode() == 0 {
+		return CodeConfig.Bad("enclave.mode", "process or inline", clip(e.Mode))
+	}
+	return nil
+}
+
+// mode returns the mode that is asked for, 0 if there is no such mode.
+func (e Enclave) mode() abi.Mode {
+	for _, m := range []abi.Mode{abi.ModeProcess, abi.ModeInline} {
+		if e.Mode == m.String() || e.Mode == "" {
+			return m
+		}
+	}
+	return 0
 }
 
 func (a Allow) check() error {

@@ -37,6 +37,10 @@ var (
 		Code: "agent.config.malformed", Title: "the configuration file can't be used",
 		Hint: "see docs/agent.md for the fields",
 	}
+	CodeEnclaveFile = rats.CodeInfo{
+		Code: "agent.enclave.unreadable", Title: "the measuring enclave's image or SIGSTRUCT can't be read",
+		Hint: "`make build` puts both beside the binary; the agent's configuration says where they are",
+	}
 	CodeToken = rats.CodeInfo{
 		Code: "agent.token.malformed", Title: "the join token can't be read",
 		Hint: "paste it whole, as it was told at its creation (asj1.…), or have a new one made",
@@ -97,7 +101,7 @@ var (
 
 // Codes lists every code of this package.
 var Codes = []rats.CodeInfo{
-	CodeStateMissing, CodeStateExists, CodeStateMalformed, CodeStateOpen, CodeStateLocked, CodeConfig, CodeToken, CodeTPM,
+	CodeStateMissing, CodeStateExists, CodeStateMalformed, CodeStateOpen, CodeStateLocked, CodeConfig, CodeEnclaveFile, CodeToken, CodeTPM,
 	CodeTPMChanged, CodeJoined, CodeProtocol, CodeChallenge, CodeVerifier, CodeNoAttester, CodeCheckpoint, CodeRenewal,
 	CodeNotRunning, CodeSecretName, CodeNoFreshResult, CodeRelease,
 }

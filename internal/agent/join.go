@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -151,7 +152,7 @@ func exchange(ctx context.Context, c *client.Client, dev *tpm.Device, s State, r
 	if err != nil {
 		return fail("encoding the TLS key", err)
 	}
-	r.EK, r.EKCert, r.AK, r.TLSKey, r.TLSTPM = ek.Public, ek.CertDER, ak.Public, spki, key.TPMPublic()
+	r.EK, r.EKCert, r.AK, r.TLSKey, r.TLSTPM = ek.Public, slices.Concat(append([][]byte{ek.CertDER}, ek.Issuers...)...), ak.Public, spki, key.TPMPublic()
 
 	challenge, err := c.JoinBegin(ctx, r)
 	if err != nil {

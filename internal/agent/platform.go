@@ -5,22 +5,16 @@ import (
 	"context"
 	"crypto"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"time"
 
-	"github.com/assay-attest/assay/api"
 	"github.com/assay-attest/assay/internal/attesters"
-	"github.com/assay-attest/assay/internal/measure"
+	"github.com/assay-attest/assay/internal/measuring"
 	"github.com/assay-attest/assay/rats"
 )
-
-// enclave is what the agent needs of the measuring enclave besides its Attester.
-type enclave interface {
-	Keys() []rats.BoundKey
-	// OpenRelease opens a secret that was sealed to the enclave's hpke key for this node.
-	OpenRelease(api.Release) ([]byte, error)
-}
 
 // platform is what evidence comes from: the TPM and the enclave, for one run of the agent.
 type platform struct {
@@ -32,7 +26,7 @@ type platform struct {
 }
 
 // openPlatform opens the real one. The enclave's keys are made anew (R025).
-func openPlatform(ctx context.Context, s State, c Config, rand io.Reader, now func() time.Time) (_ *platform, err error) {
+func openPlatform(ctx context.Context, s State, c Config, rand io.Reader, now func() time.Time, log *slog.Logger) (_ *platform, err error) {
 	path := s.TPM
 	if c.TPM != "" {
 		path = c.TPM
@@ -57,24 +51,20 @@ func openPlatform(ctx context.Context, s State, c Config, rand io.Reader, now fu
 	if err := keyFits(s.Certificate, key.Public()); err != nil {
 		return nil, err
 	}
-	enc, err := measure.NewEnclave(measure.Config{
-		System:     measure.Restrict(measure.Local(), c.Allow.Roots, c.Allow.Commands),
-		PlanSigner: s.PlanSigner,
-		Rand:       rand,
-		Now:        now,
-		Namespace:  s.Namespace,
-		Node:       s.Node,
-	})
+	enc, err := openEnclave(ctx, s, c, rand, now, log)
 	if err != nil {
-		return nil, fmt.Errorf("starting the measuring enclave: %w", err)
+		return nil, err
 	}
-	deps := attesters.OnThisMachine(attesters.Deps{TPM: dev, AK: ak, Enclave: enc, Rand: rand})
+	deps := attesters.OnThisMachine(attesters.Deps{TPM: dev, AK: ak, Plans: enc, Rand: rand})
+	if measured, ok := enc.(*measuring.Enclave); ok {
+		deps.Quotes, deps.Keeper = measured, attesters.ByMonitor(c.Enclave.Monitor)
+	}
 	return &platform{
 		key:       key,
 		boot:      func(ctx context.Context) (rats.Digest, error) { return attesters.Boot(ctx, deps) },
 		attesters: attesters.List(deps),
 		enclave:   enc,
-		close:     dev.Close,
+		close:     func() error { return errors.Join(enc.Close(), dev.Close()) },
 	}, nil
 }
 

@@ -45,7 +45,7 @@ func (a *agent) release(ctx context.Context, name string) ([]byte, error) {
 		if rel.Name != name {
 			return nil, CodeRelease.Bad("name", name, clip(rel.Name))
 		}
-		secret, err := a.plat.enclave.OpenRelease(rel)
+		secret, err := a.plat.enclave.OpenRelease(ctx, rel)
 		if err != nil {
 			return nil, CodeRelease.Bad("sealed", "a box for this enclave's key", "another")
 		}

@@ -55,6 +55,7 @@ type agent struct {
 	spki     []byte // of the TLS key
 	queue    chan job
 	dial     func(State) (upstream, error)
+	rounds   int // how many servers there are: the pause grows once all of them failed
 
 	mu         sync.Mutex
 	state      State
@@ -84,7 +85,7 @@ func Run(ctx context.Context, o RunOptions) error {
 	open := o.platform
 	if open == nil {
 		open = func(ctx context.Context, s State, c Config) (*platform, error) {
-			return openPlatform(ctx, s, c, o.Rand, o.Now)
+			return openPlatform(ctx, s, c, o.Rand, o.Now, o.Log)
 		}
 	}
 	plat, err := open(ctx, s, o.Config)
@@ -105,9 +106,7 @@ func Run(ctx context.Context, o RunOptions) error {
 }
 
 func newAgent(o RunOptions, s State, plat *platform) (*agent, error) {
-	if o.Config.Server != "" {
-		s.Server = o.Config.Server
-	}
+	s.Server = addresses(o.Config, s)[0]
 	spki, err := x509.MarshalPKIXPublicKey(plat.key.Public())
 	if err != nil {
 		return nil, fmt.Errorf("encoding the TLS key: %w", err)
@@ -119,11 +118,24 @@ func newAgent(o RunOptions, s State, plat *platform) (*agent, error) {
 	if _, err := io.ReadFull(o.Rand, a.instance); err != nil {
 		return nil, fmt.Errorf("reading randomness: %w", err)
 	}
-	a.dial = func(s State) (upstream, error) {
+	list := addresses(o.Config, s)
+	dial := func(s State, server string) (upstream, error) {
 		return client.New(client.Options{
-			Server: s.Server, CAs: s.CAs, Namespace: s.Namespace, Dialer: o.Dialer, Now: o.Now, UserAgent: o.UserAgent,
+			Server: server, CAs: s.CAs, Namespace: s.Namespace, Dialer: o.Dialer, Now: o.Now, UserAgent: o.UserAgent,
 			Certificate: &tls.Certificate{Certificate: [][]byte{s.Certificate}, PrivateKey: plat.key},
 		})
+	}
+	a.rounds = len(list)
+	a.dial = func(s State) (upstream, error) {
+		var ups []upstream
+		for _, server := range list {
+			up, err := dial(s, server)
+			if err != nil {
+				return nil, err
+			}
+			ups = append(ups, up)
+		}
+		return newServers(ups, o.Rand), nil
 	}
 	if a.up, err = a.dial(s); err != nil {
 		return nil, err
@@ -172,7 +184,7 @@ func (a *agent) server() string {
 
 // hold keeps a stream to the server open.
 func (a *agent) hold(ctx context.Context) error {
-	for {
+	for failed := 1; ; failed++ {
 		began := a.now()
 		atLeast, err := a.stream(ctx)
 		if ctx.Err() != nil {
@@ -183,8 +195,9 @@ func (a *agent) hold(ctx context.Context) error {
 		}
 		if a.now().Sub(began) >= steady {
 			a.backoff.reset()
+			failed = 1
 		}
-		pause := max(a.backoff.next(), atLeast)
+		pause := max(a.backoff.next(failed%max(a.rounds, 1) == 0), atLeast)
 		a.log.Warn("stream lost", "code", codeOf(err), "error", text(err), "retry_in", pause.Round(time.Millisecond).String())
 		if err := sleep(ctx, pause); err != nil {
 			return err

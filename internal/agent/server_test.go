@@ -422,7 +422,7 @@ func (r *rig) options() RunOptions {
 			}
 			r.enclave = e
 			return &platform{
-				key: r.key, enclave: e, attesters: []rats.Attester{r.quote, planAttester{e}},
+				key: r.key, enclave: native{e}, attesters: []rats.Attester{r.quote, planAttester{e}},
 				boot:  func(context.Context) (rats.Digest, error) { return rats.SHA256([]byte("boot")), nil },
 				close: func() error { return nil },
 			}, nil

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/assay-attest/assay/enclave/abi"
 	"github.com/assay-attest/assay/rats"
 )
 
@@ -79,11 +80,22 @@ func TestConfigurationHasSafeDefaults(t *testing.T) {
 	}
 }
 
+func TestConfigurationNamesTheMeasuringEnclave(t *testing.T) {
+	for text, want := range map[string]abi.Mode{"": abi.ModeProcess, ", mode: process": abi.ModeProcess, ", mode: inline": abi.ModeInline} {
+		c, err := ParseConfig([]byte("enclave: {monitor: /m, image: /i, sigstruct: /s" + text + "}"))
+		if err != nil || c.Enclave.Monitor != "/m" || c.Enclave.mode() != want {
+			t.Errorf("%q: %+v, %v", text, c.Enclave, err)
+		}
+	}
+}
+
 func TestConfigurationThatIsNotUnderstoodIsRefused(t *testing.T) {
 	for _, y := range []string{
 		"alow: {}", "allow: {root: []}", "allow: {roots: [usr]}", "allow: {roots: [/usr/]}", "allow: {roots: [/usr/../etc]}",
 		"allow: {commands: [[]]}", "allow: {commands: [[ls]]}", "socket: agent.sock", "a: b\n---\n", "{}\n---\n{}", ": :",
 		"allow: {roots: [" + strings.Repeat("/a, ", maxRoots+1) + "]}", strings.Repeat("#", maxConfig+1),
+		"enclave: {monitor: /run/m.sock}", "enclave: {monitor: m.sock, image: /i, sigstruct: /s}", "enclave: {image: /i, sigstruct: /s}",
+		"enclave: {monitor: /m, image: /i, sigstruct: /s, mode: sgx}", "enclave: {monitor: /m, image: /i, sigstruct: /s, debug: true}",
 	} {
 		if _, err := ParseConfig([]byte(y)); codeOf(err) != string(CodeConfig.Code) {
 			t.Errorf("%.40q: %v, expected %s", y, err, CodeConfig.Code)

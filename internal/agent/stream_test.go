@@ -51,10 +51,16 @@ func (f *fakeUpstream) Close() {}
 
 type fakeEnclave struct{}
 
-func (fakeEnclave) Keys() []rats.BoundKey {
-	return []rats.BoundKey{{Use: rats.KeyHPKE, Public: []byte("h")}, {Use: rats.KeySign, Public: []byte("s")}}
+func (fakeEnclave) Keys(context.Context) ([]rats.BoundKey, error) {
+	return []rats.BoundKey{{Use: rats.KeyHPKE, Public: []byte("h")}, {Use: rats.KeySign, Public: []byte("s")}}, nil
 }
-func (fakeEnclave) OpenRelease(api.Release) ([]byte, error) { return []byte("hush"), nil }
+func (fakeEnclave) OpenRelease(context.Context, api.Release) ([]byte, error) {
+	return []byte("hush"), nil
+}
+func (fakeEnclave) Run(context.Context, []byte, []byte) ([]byte, error) {
+	return nil, errors.New("no plans")
+}
+func (fakeEnclave) Close() error { return nil }
 
 var testVerifier = rats.SHA256([]byte("verifier"))
 
@@ -126,7 +132,7 @@ func TestJitterStaysWithinTheBound(t *testing.T) {
 	seen := map[time.Duration]bool{}
 	for range 200 {
 		bound := max(b.bound, pauseFirst)
-		d := b.next()
+		d := b.next(true)
 		if d < 0 || d > bound || bound > pauseMax {
 			t.Fatalf("pause %s with bound %s", d, bound)
 		}

@@ -30,7 +30,7 @@ type TokenKeys interface {
 	Open(aad, token []byte) ([]byte, error)
 }
 
-// Config is what an Appraiser needs. Every field but the durations is required.
+// Config is what an Appraiser needs. Every field but Cluster, Collateral and the durations is required.
 type Config struct {
 	Store      store.Store
 	Engine     *appraise.Engine
@@ -40,12 +40,16 @@ type Config struct {
 	PlanSigner crypto.Signer
 	PlanSPKI   []byte // SubjectPublicKeyInfo of PlanSigner
 	Verifier   rats.Digest
-	Collateral Source // what vendors say of the platforms that evidence names; nil: nothing
+	Cluster    store.Cluster // the servers that share Store; nil: this is the only one
+	Collateral Source        // what vendors say of the platforms that evidence names; nil: nothing
 	Now        func() time.Time
 	Rand       io.Reader
 	Log        *slog.Logger
 	TTL        time.Duration // of a challenge; zero: 30 s, at most 60 s (S02)
 	StepTTL    time.Duration // of a continuation; zero: 60 s
+	// Takeover is how long another server may need to take a node over. Challenges come that much before a node's period is
+	// over, but at most a quarter of it, so that the period holds although a server dies.
+	Takeover time.Duration
 }
 
 // Source hands out collateral; internal/endorse has it. What it doesn't have is missing from the answer.
@@ -57,6 +61,7 @@ type Source interface {
 type Appraiser struct {
 	cfg     Config
 	hub     *hub
+	asks    *asks          // of other servers
 	senders sealed.Senders // to enclaves
 }
 
@@ -71,7 +76,7 @@ func New(cfg Config) *Appraiser {
 	if cfg.StepTTL <= 0 || cfg.StepTTL > maxTTL {
 		cfg.StepTTL = maxTTL
 	}
-	return &Appraiser{cfg: cfg, hub: newHub()}
+	return &Appraiser{cfg: cfg, hub: newHub(), asks: newAsks()}
 }
 
 // Descriptors returns the formats this appraiser can verify.

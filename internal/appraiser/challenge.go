@@ -142,7 +142,8 @@ func (a *Appraiser) issue(ctx context.Context, n store.Node, namespace, why stri
 		}
 	}
 	c.Formats = append(c.Formats, active.Planned()...)
-	if steady != nil && len(steady.keys) > 0 && len(active.Planned()) > 0 {
+	// Keys that were good under an older policy may be those of an enclave that this one would not let a plan go to (R022).
+	if steady != nil && steady.epoch == view.Epoch && len(steady.keys) > 0 && len(active.Planned()) > 0 {
 		orders, err := a.orders(c, view, active, steady.keys)
 		if err != nil {
 			return api.Challenge{}, err

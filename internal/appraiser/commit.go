@@ -193,7 +193,7 @@ func (a *Appraiser) updateNode(tx store.Tx, j *judgement, r rats.Result) error {
 	after := node.StatusOf(n, nil, r.At)
 	data := map[string]any{
 		"node": n.ID, "name": n.Name, "result": r.ID, "verdict": after.Verdict.Word, "state": after.State,
-		"valid_until": n.Expires, "codes": codesOf(r.Reasons),
+		"valid_until": n.Expires, "codes": codesOf(r.Reasons), "instance": rats.SHA256(j.manifest.Instance),
 	}
 	if err := a.event(tx, EventResult, r.Subject, data); err != nil {
 		return err

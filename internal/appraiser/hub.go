@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/assay-attest/assay/internal/store"
 	"github.com/assay-attest/assay/rats"
 )
 
@@ -59,6 +60,7 @@ type session struct {
 	told     chan any      // messages to pass on; a full channel drops the session
 	cut      chan struct{} // closed when the stream must end
 	cutOnce  sync.Once
+	noted    store.Stream // as the other servers see it
 	cutWhy   rats.Reason
 }
 
@@ -163,6 +165,40 @@ func (h *hub) drop(namespace, node string, why rats.Reason) {
 	n.last = lastResult{}
 	for _, s := range n.sessions {
 		s.end(why)
+	}
+}
+
+// endAll ends every stream and forgets every last result: what this server knows may be old when it is back.
+func (h *hub) endAll(why rats.Reason) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, n := range h.nodes {
+		n.last = lastResult{}
+		for _, s := range n.sessions {
+			s.end(why)
+		}
+	}
+}
+
+// remember notes a result that was accepted elsewhere, or before a restart.
+func (h *hub) remember(namespace, node string, r lastResult) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.get(nodeKey{namespace, node}).last = r
+}
+
+// acceptedElsewhere cuts the node's streams of other instances than the one that proved itself, as accepted does.
+func (h *hub) acceptedElsewhere(namespace, node string, instance rats.Digest) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n := h.nodes[nodeKey{namespace, node}]
+	if n == nil {
+		return
+	}
+	for _, s := range n.sessions {
+		if !rats.SHA256(s.instance).Equal(instance) {
+			s.end(CodeSuperseded.Refuse("stream", "the instance that attested", "another instance of the same node"))
+		}
 	}
 }
 

@@ -40,7 +40,7 @@ var Codes = []rats.CodeInfo{
 	CodeTokenForged, CodeTokenExpired, CodeTokenOther, CodeTokenSpent, CodePolicyChanged, CodeStepOrder,
 	CodeManifestMalformed, CodeManifestField, CodeManifestNonce, CodeManifestPeer, CodeManifestFormats,
 	CodeManifestSigner, CodeManifestKey, CodeManifestExtra, CodeSealedMalformed, CodeSealedRequired, CodeNodeUnknown,
-	CodeNotConnected, CodeSuperseded, CodeMalfunction,
+	CodeNotConnected, CodeSuperseded, CodeCutOff, CodeMalfunction,
 }
 
 // judgement is one submission on its way through verification.
@@ -214,7 +214,7 @@ func (a *Appraiser) collect(ctx context.Context, j *judgement, manifest []byte, 
 		j.coll, j.asked = rats.Collection{Binding: binding, Evidence: append(pending.Evidence, evidence...)}, j.ch.Formats
 	case hasPlanned && !j.ch.Steady:
 		return CodeStepOrder.Bad("evidence", fmt.Sprint(platform), "the outcome of a plan that was not handed out")
-	case hasPlanned && a.sameEnclave(j):
+	case hasPlanned && a.sameEnclave(ctx, j):
 		j.coll, j.asked = rats.Collection{Binding: binding, Evidence: evidence}, j.ch.Formats
 	default:
 		evidence = slices.DeleteFunc(evidence, func(e rats.Evidence) bool { return slices.Contains(planned, e.Format) })
@@ -227,8 +227,8 @@ func (a *Appraiser) collect(ctx context.Context, j *judgement, manifest []byte, 
 }
 
 // sameEnclave says whether the manifest's enclave keys are those of the node's last accepted result.
-func (a *Appraiser) sameEnclave(j *judgement) bool {
-	last, ok := a.hub.last(j.namespace, j.node.ID)
+func (a *Appraiser) sameEnclave(ctx context.Context, j *judgement) bool {
+	last, ok := a.lastOf(ctx, j.namespace, j.node)
 	return ok && plan.KeysDigest(last.keys).Equal(plan.KeysDigest(j.manifest.Keys))
 }
 

@@ -20,22 +20,27 @@ import (
 	"github.com/assay-attest/assay/internal/attester/plan"
 	"github.com/assay-attest/assay/internal/attester/tpm"
 	"github.com/assay-attest/assay/internal/attester/tsm"
-	"github.com/assay-attest/assay/internal/measure"
 	device "github.com/assay-attest/assay/internal/tpm"
 	"github.com/assay-attest/assay/rats"
 )
 
+// Runner runs orders: the native enclave of package measure, or the one of package measuring.
+type Runner = plan.Enclave
+
 // Deps is what Attesters work with.
 type Deps struct {
-	TPM     *device.Device
-	AK      *device.AK
-	Enclave *measure.Enclave
-	Quotes  enclave.Source   // an enclave in a monitor; nil: there is none
-	Keeper  enclave.Measured // what was measured with the monitor's key; nil with a simulated root
-	Root    fs.FS            // the machine's file tree, for what the kernel measured
-	TSM     tsm.Tree         // where reports of TEE guests are asked for; tsm.Dir(tsm.Root) on a machine
-	Rand    io.Reader        // names of reports
+	TPM    *device.Device
+	AK     *device.AK
+	Plans  Runner           // what runs orders; nil: nothing does
+	Quotes enclave.Source   // an enclave in a monitor; nil: there is none
+	Keeper enclave.Measured // what was measured with the monitor's key; nil with a simulated root
+	Root   fs.FS            // the machine's file tree, for what the kernel measured
+	TSM    tsm.Tree         // where reports of TEE guests are asked for; tsm.Dir(tsm.Root) on a machine
+	Rand   io.Reader        // names of reports
 }
+
+// ByMonitor is what Deps.Keeper is where a monitor listens at a socket.
+func ByMonitor(socket string) enclave.Measured { return enclave.ByMonitor(socket) }
 
 // OnThisMachine completes d with this machine's file tree and report interface.
 func OnThisMachine(d Deps) Deps {
@@ -57,7 +62,7 @@ func List(d Deps) []rats.Attester {
 			Descriptor: tdx.Describe(), MediaType: tdx.MediaType, Provider: tsm.ProviderTDX, Tree: d.TSM, Random: d.Rand,
 		}),
 		enclave.New(enclave.Config{Enclave: d.Quotes, Device: d.TPM, AK: d.AK, Measured: d.Keeper, Root: d.Root, Firmware: bootEvents}),
-		plan.New(d.Enclave),
+		plan.New(d.Plans),
 	}
 }
 

@@ -25,6 +25,7 @@ func (a *app) enclaveBuildCmd() *cobra.Command {
 	var o enclave.Options
 	var out string
 	var heap, buffer int64
+	var config bool
 	cmd := &cobra.Command{
 		Use:   "build MODULE",
 		Short: "pack a WebAssembly module into an enclave image",
@@ -42,6 +43,9 @@ signing starts from. Two clean builds of one module give one MRENCLAVE; build it
 				return usage(cmd, "a size is out of range")
 			}
 			o.Heap, o.Buffer = uint64(heap), uint32(buffer)
+			if config {
+				o.Attributes = abi.Attributes{Flags: abi.FlagInit | abi.FlagMode64 | abi.FlagKSS, XFRM: enclave.DefaultXFRM}
+			}
 			module, err := a.readPublic(args[0], enclave.MaxModule)
 			if err != nil {
 				return err
@@ -60,6 +64,7 @@ signing starts from. Two clean builds of one module give one MRENCLAVE; build it
 	f.StringVar(&out, "out", "", "write the image to this file")
 	f.Int64Var(&heap, "heap", enclave.DefaultHeap, "most bytes of memory, a multiple of 65536")
 	f.Int64Var(&buffer, "buffer", enclave.DefaultBuffer, "bytes of the marshalling buffer, a multiple of 4096")
+	f.BoolVar(&config, "launch-config", false, "whoever starts it may give it a launch configuration, which its reports show (attribute KSS)")
 	f.Uint16Var(&o.TCS, "threads", 1, "calls that may be inside at a time; a Go module can have one")
 	f.Uint16Var(&o.ProductID, "product", 0, "product id that signing starts from")
 	f.Uint16Var(&o.SVN, "svn", 0, "security version that signing starts from")

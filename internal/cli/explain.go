@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -138,6 +140,9 @@ func noReason(n api.Node) string {
 func (a *app) explainChecked(w io.Writer, r api.ResultView) {
 	fmt.Fprintf(w, "\nWhat was checked (result %s of %s, %s)\n", clean(r.ID), at(r.At), a.ago(r.At))
 	fmt.Fprintf(w, "  evidence  %s\n", clean(formatList(r.Formats)))
+	for _, f := range slices.Sorted(maps.Keys(r.Parts)) {
+		printField(w, "  ", string(f), highlightText(r.Parts[f].Highlights))
+	}
 	fmt.Fprintf(w, "  policy    %s\n", clean(refText(r.Policy)))
 	for _, s := range r.Sets {
 		fmt.Fprintf(w, "  reference %s\n", clean(refText(s)))
@@ -161,7 +166,8 @@ func slotText(t rats.Tier) string {
 
 // marksInWords says what the known marks mean.
 var marksInWords = map[string]string{
-	rats.MarkSimulated:   "the enclave that measured runs as an ordinary process: whoever is root on the node can make it say anything",
+	rats.MarkSimulated:   "the enclave that measured is an ordinary process, or its root key a file: whoever is root on the node can make it say anything",
+	rats.MarkTestKey:     "the enclave was signed with a published key: anybody can sign another one like it",
 	rats.MarkSoftwareTPM: "the TPM is a program: whoever runs it can copy its keys, replay its state and make its registers say anything",
 	rats.MarkDebug:       "the enclave or guest is open to a debugger: its memory can be read and changed",
 }

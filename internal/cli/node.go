@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -113,9 +115,21 @@ func (a *app) nodeTable(w io.Writer, n api.Node) {
 	} {
 		row(w, f[0], f[1])
 	}
+	for _, f := range slices.Sorted(maps.Keys(n.Highlights)) {
+		row(w, string(f), highlightText(n.Highlights[f]))
+	}
 	for _, r := range n.Reasons {
 		row(w, "reason", r.String())
 	}
+}
+
+// highlightText is one line of what a format's evidence says that belongs to the verdict.
+func highlightText(hs []rats.Highlight) string {
+	parts := make([]string, len(hs))
+	for i, h := range hs {
+		parts[i] = h.Name + " " + h.Value
+	}
+	return strings.Join(parts, " · ")
 }
 
 func refText(r rats.Ref) string {
@@ -157,6 +171,9 @@ func (a *app) resultText(w io.Writer, r api.ResultView) {
 		printReason(w, "  - ", reason)
 	}
 	fmt.Fprintf(w, "  %-9s %s\n", "checked", clean(formatList(r.Formats)))
+	for _, f := range slices.Sorted(maps.Keys(r.Parts)) {
+		printField(w, "  ", string(f), highlightText(r.Parts[f].Highlights))
+	}
 	printField(w, "  ", "marks", strings.Join(r.Marks, ", "))
 	printField(w, "  ", "policy", refText(r.Policy))
 	printField(w, "  ", "expires", at(r.Expires))

@@ -3,7 +3,9 @@ package cli
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -16,7 +18,7 @@ func (a *app) quickstartCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "quickstart",
 		Short: "see the whole idea on this machine, in a temporary directory, in a minute",
-		Long: `Starts a software TPM, a server and an agent on this machine, captures reference values from its files, attests it, releases a
+		Long: `Starts a software TPM, a server, a monitor with the measuring enclave, and an agent on this machine, captures reference values from its files, attests it, releases a
 secret to it, changes one file of a scratch copy, shows that the machine is then refused, and restores the file. Everything lies in a
 temporary directory and is gone afterwards; with --keep it runs on until Ctrl-C. Needs swtpm and swtpm-tools, not root.`,
 		Example: "  assay quickstart\n  assay quickstart --keep\n  assay quickstart -o json",
@@ -59,6 +61,9 @@ func (a *app) reportStep(s quickstart.Step) {
 		fmt.Fprintf(w, "   marks: %s", clean(strings.Join(s.Marks, ", ")))
 	}
 	fmt.Fprintln(w)
+	for _, f := range slices.Sorted(maps.Keys(s.Highlights)) {
+		fmt.Fprintf(w, "%25s   %s: %s\n", "", clean(string(f)), clean(highlightText(s.Highlights[f])))
+	}
 	for _, r := range s.Reasons {
 		printReason(w, fmt.Sprintf("%25s - ", ""), r)
 	}
@@ -73,7 +78,7 @@ func (a *app) quickstartDone(out quickstart.Outcome, people bool) {
 	}
 	w := a.env.Out
 	fmt.Fprintf(w, "\n%d files measured, %.1f s in all. API: %s\n\n", out.Files, out.Seconds, out.API)
-	fmt.Fprintf(w, "The marks say what this did not prove: TPM and enclave were programs. LIMITATIONS.md has the rest.\n")
+	fmt.Fprintf(w, "The marks say what this did not prove; `node explain` says what each means, LIMITATIONS.md has the rest.\n")
 	fmt.Fprintf(w, "To try next (with `%s quickstart --keep`, which leaves everything running):\n", os.Args[0])
 	for _, c := range out.Commands {
 		fmt.Fprintf(w, "  %s\n", clean(c))

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -30,6 +31,7 @@ func (a *app) refCmd() *cobra.Command {
 // capture is what `ref capture` is asked for.
 type capture struct {
 	files, globs, dirs, excludes []string
+	checks, sysctls, attributes  []string
 	policy                       string
 	alg, source, out             string
 	expires                      time.Duration
@@ -42,9 +44,10 @@ func (a *app) refCaptureCmd() *cobra.Command {
 		Use:   "capture NAME",
 		Short: "make a reference set from the files of this machine, which you must have reason to trust",
 		Long: `Measures files as an agent would, and writes their digests as a reference set. What to measure is said by paths, or taken from
-a policy document. A file that can't be read ends the capture, unless --skip-unreadable says it shall be left out (and will then be refused
+a policy document. With --check, what a named check finds on this machine is captured likewise: NAME, or NAME+OPTION+OPTION. A file that can't be read ends the capture, unless --skip-unreadable says it shall be left out (and will then be refused
 as unknown on nodes that have it).`,
 		Example: "  assay ref capture lab --dir /usr/bin --dir /usr/sbin --file /etc/ssh/sshd_config --out lab.json\n" +
+			"  assay ref capture lab --check listening-sockets+owners+udp --check modules --sysctl kernel.kptr_restrict --out lab.json\n" +
 			"  assay ref capture lab --policy web.yaml --upload --expires 720h",
 		Args: exactly("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -63,6 +66,9 @@ as unknown on nodes that have it).`,
 	f.StringArrayVar(&o.globs, "glob", nil, "a pattern of files (* does not cross /); repeatable")
 	f.StringArrayVar(&o.dirs, "dir", nil, "everything below a directory; repeatable")
 	f.StringArrayVar(&o.excludes, "exclude", nil, "leave out this path and what is below it (with --dir); repeatable")
+	f.StringArrayVar(&o.checks, "check", nil, "what a named check finds, with its options: NAME+OPTION; repeatable")
+	f.StringArrayVar(&o.sysctls, "sysctl", nil, "a kernel parameter; repeatable")
+	f.StringSliceVar(&o.attributes, "attributes", nil, "beside contents: links, mode, owner, xattrs")
 	f.StringVar(&o.policy, "policy", "", "measure what this policy document wants measured")
 	f.StringVar(&o.alg, "alg", "sha256", "sha256, sha384 or sha512")
 	f.StringVar(&o.source, "source", "", "where the values come from, in words; default: this host and the time")
@@ -81,7 +87,8 @@ func (o capture) tests() ([]plan.Test, plan.Limits, error) {
 	var out []plan.Test
 	add := func(kind string, texts, excludes []string) error {
 		for _, text := range texts {
-			t, err := plan.NewTest(uint32(len(out)+1), kind, o.alg, text, below(text, excludes))
+			options := plan.FileOptions{Attributes: o.attributes}
+			t, err := plan.NewFilesTest(uint32(len(out)+1), kind, o.alg, text, below(text, excludes), options)
 			if err != nil {
 				return CodeUsage.Bad("--"+kind, "an absolute path without '.', '..' and trailing '/'", err.Error())
 			}
@@ -92,10 +99,34 @@ func (o capture) tests() ([]plan.Test, plan.Limits, error) {
 	if err := cmp.Or(add(plan.KindFile, o.files, nil), add(plan.KindGlob, o.globs, nil), add(plan.KindDir, o.dirs, o.excludes)); err != nil {
 		return nil, plan.Limits{}, err
 	}
+	out, err := o.addChecks(out)
+	if err != nil {
+		return nil, plan.Limits{}, err
+	}
 	if len(out) == 0 {
-		return nil, plan.Limits{}, CodeUsage.Bad("ref capture", "--file, --glob, --dir or --policy", "none of them")
+		return nil, plan.Limits{}, CodeUsage.Bad("ref capture", "--file, --glob, --dir, --check, --sysctl or --policy", "none of them")
 	}
 	return out, plan.Limits{}, nil
+}
+
+// addChecks appends the named checks.
+func (o capture) addChecks(out []plan.Test) ([]plan.Test, error) {
+	var list []plan.CheckArgs
+	for _, text := range o.checks {
+		words := strings.Split(text, "+")
+		list = append(list, plan.CheckArgs{Check: words[0], Switches: words[1:]})
+	}
+	if len(o.sysctls) > 0 {
+		list = append(list, plan.CheckArgs{Check: "sysctls", Names: o.sysctls})
+	}
+	for _, args := range list {
+		t, err := plan.NewCheck(uint32(len(out)+1), o.alg, args)
+		if err != nil {
+			return nil, CodeUsage.Bad("--check", "a check and its options", err.Error())
+		}
+		out = append(out, t)
+	}
+	return out, nil
 }
 
 // below returns the excludes that lie below a directory.
@@ -123,6 +154,11 @@ func testsOfPolicy(file string) ([]plan.Test, plan.Limits, error) {
 	if err != nil {
 		return nil, plan.Limits{}, err
 	}
+	// What a pattern judges has no value to be captured.
+	built.Tests = slices.DeleteFunc(built.Tests, func(t plan.Test) bool {
+		s, err := t.Scope()
+		return err == nil && s.Command != nil && s.Command.Match != ""
+	})
 	if len(built.Tests) == 0 {
 		return nil, plan.Limits{}, CodeFile.Bad(file, "a policy that has something measured", "no tests")
 	}

@@ -21,7 +21,7 @@ const serverDir = "/var/lib/assay"
 
 func (a *app) serverCmd() *cobra.Command {
 	return group("server", "the server: judges evidence, keeps results, releases secrets", "",
-		a.serverInitCmd(), a.serverRunCmd(), a.serverAccessCmd())
+		a.serverInitCmd(), a.serverRunCmd(), a.serverExportCmd(), a.serverAccessCmd())
 }
 
 // initialised is what `server init` prints.
@@ -41,11 +41,20 @@ func (a *app) serverInitCmd() *cobra.Command {
 		Use:   "init",
 		Short: "make a server's keys, CA and database, and its administrator's token",
 		Long: `Makes everything a server needs in one directory and the token of its first administrator. The token and how to reach the
-server are written for you, so that commands work without flags; with --client-config "" the token is printed instead, once.`,
-		Example: "  assay server init --name attest.example.org\n  assay server init --data ./server --listen 127.0.0.1:8443 --client-config \"\"",
+server are written for you, so that commands work without flags; with --client-config "" the token is printed instead, once.
+
+With --db several servers share one PostgreSQL database. The first is made with --db, every other with --join and the two files
+that ` + "`assay server export`" + ` wrote on a server that is there. The database's password is never given here: it stands in the
+file that PGPASSFILE names, or a client certificate takes its place.`,
+		Example: "  assay server init --name attest.example.org\n  assay server init --data ./server --listen 127.0.0.1:8443 --client-config \"\"\n  assay server init --db postgres://assay@db.example.org/assay\n  assay server init --join bundle --join-key bundle.key --name second.example.org",
 		Args:    exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if !cmd.Flags().Changed("client-config") {
+			if (o.Join == "") != (o.JoinKey == "") {
+				return CodeUsage.Bad("--join", "--join and --join-key together", "one of them")
+			}
+			if o.Join != "" && !cmd.Flags().Changed("client-config") {
+				clientConfig = ""
+			} else if !cmd.Flags().Changed("client-config") {
 				clientConfig = a.userConfig()
 				if a.env.UID == 0 {
 					clientConfig = systemConfig
@@ -62,7 +71,7 @@ server are written for you, so that commands work without flags; with --client-c
 				return err
 			}
 			res := initialised{URL: r.URL, CAFile: r.CAFile, CAHash: r.CAHash, AdminToken: r.AdminToken, ClientConfig: clientConfig}
-			if clientConfig != "" {
+			if clientConfig != "" && r.AdminToken != "" {
 				if res.TokenFile, err = writeClientConfig(clientConfig, r); err != nil {
 					// The token exists nowhere else: losing it here would lock its owner out.
 					fmt.Fprintf(a.env.Out, "%s\n", r.AdminToken)
@@ -74,9 +83,11 @@ server are written for you, so that commands work without flags; with --client-c
 				row(w, "server", res.URL)
 				row(w, "CA", res.CAFile)
 				row(w, "CA hash", res.CAHash.String())
-				if res.AdminToken != "" {
+				switch {
+				case o.Join != "":
+				case res.AdminToken != "":
 					row(w, "admin token", res.AdminToken+"   (shown once: keep it in a file of mode 0600)")
-				} else {
+				default:
 					row(w, "admin token", "in "+res.TokenFile)
 					row(w, "client config", res.ClientConfig)
 				}
@@ -89,6 +100,9 @@ server are written for you, so that commands work without flags; with --client-c
 	f.StringVar(&o.Listen, "listen", "", "address to listen on; default :8443")
 	f.StringSliceVar(&o.Names, "name", nil, "names and addresses the server is reached by; loopback and the listening host are added")
 	f.StringVar(&o.URL, "url", "", "address under which others reach the server; default: made of name and port")
+	f.StringVar(&o.Database, "db", "", "postgres:// address of a database that servers share, without password; default: a file in the directory")
+	f.StringVar(&o.Join, "join", "", "bundle of a server that is there: share its keys, access tokens and database")
+	f.StringVar(&o.JoinKey, "join-key", "", "the bundle's key")
 	f.StringVar(&clientConfig, "client-config", "", "where to write your client configuration; default "+systemConfig+" for root, else ~/.config/assay/config.yaml")
 	return cmd
 }
@@ -156,8 +170,43 @@ func (a *app) serverRunCmd() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&o.Dir, "data", serverDir, "directory that `assay server init` made")
 	f.StringVar(&o.Listen, "listen", "", "address to listen on; default: as said at init")
+	f.StringVar(&o.Database, "db", "", "address of the shared database, if it has changed since init")
 	f.StringVar(&addressFile, "address-file", "", "write the address to this file once the server answers")
 	f.BoolVarP(&verbose, "verbose", "v", false, "log more")
+	return cmd
+}
+
+// exported is what `server export` prints.
+type exported struct {
+	File string `json:"file"`
+	Key  string `json:"key"`
+}
+
+func (a *app) serverExportCmd() *cobra.Command {
+	var dir string
+	var out exported
+	cmd := &cobra.Command{
+		Use:   "export",
+		Short: "write what one more server of the same database needs: keys, CA and access tokens, sealed",
+		Long: `Writes two files for ` + "`assay server init --join`" + ` on another machine: a sealed bundle, and the key that opens it. Whoever has both
+is the server: send them by different ways, and delete them afterwards. They are good for a day.`,
+		Example: "  assay server export --to bundle --key bundle.key",
+		Args:    exactly(),
+		RunE: func(*cobra.Command, []string) error {
+			if err := server.Export(dir, out.File, out.Key, a.env.Rand, a.env.Now()); err != nil {
+				return err
+			}
+			return a.show(out, func(w io.Writer) {
+				row(w, "bundle", out.File)
+				row(w, "its key", out.Key+"   (send it another way)")
+				row(w, "next", "on the new machine: assay server init --join "+filepath.Base(out.File)+" --join-key "+filepath.Base(out.Key)+" --name NAME")
+			})
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&dir, "data", serverDir, "directory that `assay server init` made")
+	f.StringVar(&out.File, "to", "assay-server.bundle", "file for the bundle")
+	f.StringVar(&out.Key, "key", "assay-server.key", "file for its key")
 	return cmd
 }
 

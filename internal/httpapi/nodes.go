@@ -27,9 +27,13 @@ func (a *API) nodeView(tx store.Tx, namespace string, n store.Node) (api.Node, e
 	if err != nil {
 		return api.Node{}, err
 	}
+	connected, err := a.cfg.Appraiser.Connected(tx, namespace, n.ID)
+	if err != nil {
+		return api.Node{}, err
+	}
 	return api.Node{
 		ID: n.ID, Name: n.Name, Kind: n.Kind, Parent: n.Parent, Labels: n.Labels, Enrolment: n.Enrolment,
-		Connected: a.cfg.Appraiser.Connected(namespace, n.ID), State: s.State, Verdict: s.Verdict.Word, Since: s.Since,
+		Connected: connected, State: s.State, Verdict: s.Verdict.Word, Since: s.Since,
 		ValidUntil: s.ValidUntil, LastResult: n.Last, LastAt: n.LastAt, Reasons: s.Why, EK: identity.EKOf(n), Marks: n.Marks, CreatedAt: n.CreatedAt,
 	}, nil
 }
@@ -54,6 +58,14 @@ func (a *API) nodeDetail(tx store.Tx, view *refs.View, namespace string, n store
 		return v, fmt.Errorf("reading the last result: %w", err)
 	}
 	v.Reasons = append(v.Reasons, rec.Result.Reasons...)
+	for f, p := range rec.Result.Parts {
+		if len(p.Highlights) > 0 {
+			if v.Highlights == nil {
+				v.Highlights = make(map[rats.Format][]rats.Highlight)
+			}
+			v.Highlights[f] = p.Highlights
+		}
+	}
 	return v, nil
 }
 
@@ -139,7 +151,7 @@ func (a *API) nodeApprove(r *request) (any, error) {
 	if err := a.cfg.Joiner.Approve(r.Context(), r.space, r.principal.Actor(), n.ID); err != nil {
 		return nil, err
 	}
-	a.cfg.Appraiser.Kick(r.namespace, n.ID, "approved")
+	a.cfg.Appraiser.Kick(r.Context(), r.namespace, n.ID, "approved")
 	return a.nodeGet(r)
 }
 

@@ -126,6 +126,8 @@ func classify(err error) (rats.Reason, int) {
 		return CodeConflict.Refuse("", "", ""), http.StatusConflict
 	case errors.Is(err, store.ErrEpoch):
 		return appraiser.CodePolicyChanged.Refuse("", "", ""), http.StatusConflict
+	case errors.Is(err, store.ErrUnavailable):
+		return CodeUnavailable.At(rats.None, "database", "an answer", "none"), http.StatusServiceUnavailable
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return CodeUnavailable.At(rats.None, "", "an answer in time", "none"), http.StatusServiceUnavailable
 	}

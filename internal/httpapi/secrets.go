@@ -40,7 +40,7 @@ func (a *API) release(r *request) (any, error) {
 		Namespace: r.namespace, Node: n.ID, Name: r.PathValue("name"), Requester: r.principal.Peer.TLSKey, Epoch: view.Epoch,
 	})
 	if broker.AttestFirst(err) {
-		a.cfg.Appraiser.Kick(r.namespace, n.ID, "release")
+		a.cfg.Appraiser.Kick(r.Context(), r.namespace, n.ID, "release")
 	}
 	var refusal *broker.Refusal
 	if errors.As(err, &refusal) {

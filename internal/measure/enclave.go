@@ -44,10 +44,13 @@ type Config struct {
 	Node       string           // whose orders are obeyed
 	Workers    int              // that hash at the same time; 0: one per processor
 	Limits     plan.Limits      // most this machine grants to a run; zero fields are the runner's defaults
+	Backend    string           // what its reports say it is; "": plan.BackendNative, which is simulated
+	Hash       NewHash          // nil: the standard library's
 }
 
 // Enclave obeys signed orders and signs what came of them. Its keys are made when it is created and exist in memory only
-// (R025). This one is of the native backend: simulated, by its own reports.
+// (R025). It is code, not isolation: as the native backend it is simulated, by its own reports; as the inside of an
+// enclave image it is what that image's evidence says.
 type Enclave struct {
 	c        Config
 	box      *sealed.Key
@@ -68,6 +71,9 @@ func NewEnclave(c Config) (*Enclave, error) {
 		return nil, fmt.Errorf("reading the plan signer: %w", err)
 	} else if e, ok := k.(*ecdsa.PublicKey); !ok || e.Curve != elliptic.P256() {
 		return nil, errors.New("the plan signer is not an ECDSA P-256 key")
+	}
+	if c.Backend == "" {
+		c.Backend = plan.BackendNative
 	}
 	box, err := sealed.GenerateKey(c.Rand)
 	if err != nil {
@@ -129,14 +135,14 @@ func (e *Enclave) Run(ctx context.Context, manifest, order []byte) ([]byte, erro
 	if err != nil {
 		return nil, err
 	}
-	m, err := e.manifest(manifest)
+	m, err := e.CheckManifest(manifest)
 	if err != nil {
 		return nil, err
 	}
 	if err := o.CheckFor(e.keys, m, e.c.Now()); err != nil {
 		return nil, err
 	}
-	runner := Runner{System: e.c.System, Workers: e.c.Workers, Now: e.c.Now, Limits: e.c.Limits}
+	runner := Runner{System: e.c.System, Workers: e.c.Workers, Now: e.c.Now, Limits: e.c.Limits, Hash: e.c.Hash}
 	outcomes, err := runner.Run(ctx, o.Plan.Tests, o.Plan.Limits)
 	if err != nil {
 		return nil, fmt.Errorf("running a plan: %w", err)
@@ -151,7 +157,7 @@ func (e *Enclave) Run(ctx context.Context, manifest, order []byte) ([]byte, erro
 	}
 	report := plan.Report{
 		Nonce: m.Nonce, Manifest: rats.SHA256(manifest).Sum, Plan: o.Plan.Digest(), Sequence: e.next(),
-		Backend: plan.BackendNative, Simulated: true,
+		Backend: e.c.Backend, Simulated: e.c.Backend == plan.BackendNative,
 	}
 	evidence, err := report.Sign(e.signer, bulk, timings)
 	if err != nil {
@@ -167,9 +173,9 @@ func (e *Enclave) next() uint64 {
 	return e.sequence
 }
 
-// manifest decodes a manifest and refuses one that is not about this enclave: it would sign for a binding that quotes
+// CheckManifest decodes a manifest and refuses one that is not about this enclave: it would sign for a binding that quotes
 // somebody else's keys.
-func (e *Enclave) manifest(b []byte) (rats.Manifest, error) {
+func (e *Enclave) CheckManifest(b []byte) (rats.Manifest, error) {
 	m, err := rats.DecodeManifest(b)
 	if err != nil {
 		return rats.Manifest{}, CodeManifest.Bad("manifest", "canonical bytes", err.Error())

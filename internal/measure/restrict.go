@@ -69,10 +69,27 @@ func (r *restricted) Stat(path []byte, follow bool) (Stat, rats.Code) {
 }
 
 func (r *restricted) Exec(argv [][]byte, l plan.Limits) (int32, rats.Code) {
+	env, command := cutEnvironment(argv)
+	for _, e := range env {
+		if name, _, _ := bytes.Cut(e, []byte("=")); !slices.Contains(plan.Environment, string(name)) {
+			return -1, CodeExec.Code
+		}
+	}
 	for _, c := range r.commands {
-		if slices.EqualFunc(c, argv, bytes.Equal) {
+		if slices.EqualFunc(c, command, bytes.Equal) {
 			return r.System.Exec(argv, l)
 		}
 	}
 	return -1, CodeExec.Code
+}
+
+// cutEnvironment splits NAME=value elements from the command that follows them. The program is an absolute path, so it is
+// never taken for one.
+func cutEnvironment(argv [][]byte) (env, command [][]byte) {
+	for i, a := range argv {
+		if len(a) > 0 && a[0] == '/' || bytes.IndexByte(a, '=') <= 0 {
+			return argv[:i], argv[i:]
+		}
+	}
+	return argv, nil
 }

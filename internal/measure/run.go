@@ -1,13 +1,12 @@
 package measure
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/sha512"
 	"hash"
+	"io"
 	"runtime"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -38,7 +37,12 @@ type Runner struct {
 	Workers int              // that hash at the same time; 0: one per processor
 	Now     func() time.Time // durations and the limit of time; nil: durations are 0 and only the context ends a run
 	Limits  plan.Limits      // most this machine grants; zero fields are the defaults
+	Hash    NewHash          // nil: the standard library's
 }
+
+// NewHash makes a hash by its name (plan.AlgSize knows it). One that is an io.Closer is closed when its file is read. Code
+// that hashes slowly itself, as WebAssembly does, lets another do it.
+type NewHash func(alg string) hash.Hash
 
 // Capture runs tests on one worker per processor and returns their outcomes as Run does: what `ref capture` makes
 // reference values of.
@@ -52,7 +56,10 @@ func Capture(ctx context.Context, s System, tests []plan.Test, limits plan.Limit
 // was broken off is no run.
 func (r Runner) Run(ctx context.Context, tests []plan.Test, limits plan.Limits) ([]plan.Outcome, error) {
 	limits = tighter(limits, r.Limits)
-	run := &run{system: r.System, now: r.Now, limits: limits}
+	run := &run{system: r.System, now: r.Now, limits: limits, newHash: r.Hash}
+	if run.newHash == nil {
+		run.newHash = newHash
+	}
 	run.left.Store(limits.Bytes)
 	timed, stop := context.WithCancel(ctx)
 	defer stop()
@@ -69,14 +76,11 @@ func (r Runner) Run(ctx context.Context, tests []plan.Test, limits plan.Limits) 
 	sections := make([]section, len(tests))
 	files := limits.Files
 	for i, t := range tests {
-		sections[i] = run.find(t, files)
+		sections[i] = run.section(t, files)
 		files -= int64(len(sections[i].outcomes))
-		for j := range sections[i].outcomes {
-			if sections[i].outcomes[j].Err == "" {
-				jobs = append(jobs, job{&sections[i].outcomes[j], sections[i].alg})
-			}
-		}
+		jobs = append(jobs, sections[i].jobs()...)
 	}
+	run.expect(jobs)
 	workers := r.Workers
 	if workers <= 0 {
 		workers = runtime.GOMAXPROCS(0)
@@ -112,6 +116,7 @@ func tighter(a, b plan.Limits) plan.Limits {
 type run struct {
 	system   System
 	now      func() time.Time
+	newHash  NewHash
 	limits   plan.Limits
 	deadline time.Time
 	ctx      context.Context
@@ -141,49 +146,22 @@ func (r *run) clock() time.Time {
 	return r.now()
 }
 
-type section struct {
-	alg      string
-	outcomes []plan.Outcome
-}
+// Expecter is a System that is told which files will be read as a whole, in this order, so that it can fetch several at once.
+// It is not told of those whose durations count, or whose content is to come from the disk.
+type Expecter interface{ Expect(paths [][]byte) }
 
-type job struct {
-	outcome *plan.Outcome
-	alg     string
-}
-
-// find makes the section of one test: its files without digests yet, and what failed, sorted. A test that is over a limit
-// yields only that: half of a directory would look like a directory with missing files.
-func (r *run) find(t plan.Test, files int64) section {
-	whole := func(code rats.Code) section {
-		return section{outcomes: []plan.Outcome{{Test: t.ID, Err: code}}}
+func (r *run) expect(jobs []job) {
+	e, ok := r.system.(Expecter)
+	if !ok {
+		return
 	}
-	scope, err := t.Scope()
-	if err != nil || plan.AlgSize(t.Alg) == 0 {
-		return whole(CodeKind.Code)
-	}
-	f := find(r.ctx, r.system, scope, files)
-	if f.code == "" && int64(len(f.files)+len(f.failed)) > files {
-		f.code = CodeFiles.Code
-	}
-	if f.code != "" {
-		return whole(f.code)
-	}
-	s := section{alg: t.Alg, outcomes: f.failed}
-	for _, p := range f.files {
-		s.outcomes = append(s.outcomes, plan.Outcome{Name: p})
-	}
-	for i := range s.outcomes {
-		s.outcomes[i].Test = t.ID
-	}
-	// A directory that changes while it is listed may show a name twice. A failure wins over a success.
-	slices.SortFunc(s.outcomes, func(a, b plan.Outcome) int {
-		if c := bytes.Compare(a.Name, b.Name); c != 0 {
-			return c
+	var paths [][]byte
+	for _, j := range jobs {
+		if _, told := cutAttributes(j.outcome.Name); !told && !j.section.test.Timed && !j.section.scope.Direct {
+			paths = append(paths, j.outcome.Name)
 		}
-		return -bytes.Compare([]byte(a.Err), []byte(b.Err))
-	})
-	s.outcomes = slices.CompactFunc(s.outcomes, func(a, b plan.Outcome) bool { return bytes.Equal(a.Name, b.Name) })
-	return s
+	}
+	e.Expect(paths)
 }
 
 // work hashes all jobs. Each writes its own outcome, so that the order doesn't depend on who is first.
@@ -224,7 +202,7 @@ func (r *run) measure(j job, buf []byte) {
 		return
 	}
 	start := r.clock()
-	sum, size, code := r.hash(o.Name, newHash(j.alg), buf)
+	sum, size, code := j.measure(r, o, buf)
 	o.Nanos = max(int64(r.clock().Sub(start)), 0)
 	if code != "" {
 		o.Err = code
@@ -233,9 +211,39 @@ func (r *run) measure(j job, buf []byte) {
 	o.Digest, o.Size = sum, size
 }
 
+// take takes n bytes from what may still be read. A file that is too large takes nothing from those that are not.
+func (r *run) take(n int64) bool {
+	for {
+		left := r.left.Load()
+		if left < n {
+			return false
+		}
+		if r.left.CompareAndSwap(left, left-n) {
+			return true
+		}
+	}
+}
+
+// hasher returns a hash, and what is to be called when it is done with.
+func (r *run) hasher(alg string) (hash.Hash, func()) {
+	h := r.newHash(alg)
+	if c, ok := h.(io.Closer); ok {
+		return h, func() { _ = c.Close() }
+	}
+	return h, func() {}
+}
+
+// sum hashes something short.
+func (r *run) sum(alg string, b []byte) []byte {
+	h, done := r.hasher(alg)
+	defer done()
+	h.Write(b)
+	return h.Sum(nil)
+}
+
 // hash reads a file to the size it had when it was opened, and refuses it if it was another file, or another version of
 // it, afterwards.
-func (r *run) hash(path []byte, h hash.Hash, buf []byte) ([]byte, int64, rats.Code) {
+func (r *run) hash(path []byte, h hash.Hash, buf []byte, flags uint32) ([]byte, int64, rats.Code) {
 	before, code := r.system.Stat(path, false)
 	if code != "" {
 		return nil, 0, code
@@ -251,10 +259,10 @@ func (r *run) hash(path []byte, h hash.Hash, buf []byte) ([]byte, int64, rats.Co
 	if size < 0 {
 		return nil, 0, CodeSystem.Code
 	}
-	if r.left.Add(-size) < 0 {
+	if !r.take(size) {
 		return nil, 0, CodeBytes.Code
 	}
-	fd, code := r.system.Open(path, OpenFile)
+	fd, code := r.system.Open(path, OpenFile|flags)
 	if code != "" {
 		return nil, 0, code
 	}
@@ -263,7 +271,7 @@ func (r *run) hash(path []byte, h hash.Hash, buf []byte) ([]byte, int64, rats.Co
 	if size == 0 {
 		want = unsized
 	}
-	n, code := r.read(fd, want, h, buf)
+	n, code := r.read(fd, want, h, buf, flags&OpenDirect != 0)
 	if code != "" {
 		return nil, 0, code
 	}
@@ -281,13 +289,18 @@ func (r *run) hash(path []byte, h hash.Hash, buf []byte) ([]byte, int64, rats.Co
 }
 
 // read hashes up to want bytes and returns how many there were.
-func (r *run) read(fd int32, want int64, h hash.Hash, buf []byte) (int64, rats.Code) {
+func (r *run) read(fd int32, want int64, h hash.Hash, buf []byte, aligned bool) (int64, rats.Code) {
 	var n int64
 	for n < want {
 		if r.ctx.Err() != nil {
 			return 0, CodeTime.Code
 		}
-		p := buf[:min(int64(len(buf)), want-n)]
+		p := buf
+		if aligned && want-n < int64(len(buf)) { // what follows the end makes no difference: it is cut off
+			p = buf[:(want-n+DirectAlign-1)/DirectAlign*DirectAlign]
+		} else if want-n < int64(len(buf)) {
+			p = buf[:want-n]
+		}
 		m, code := r.system.ReadAt(fd, p, n)
 		if code != "" {
 			return 0, code
@@ -298,8 +311,12 @@ func (r *run) read(fd int32, want int64, h hash.Hash, buf []byte) (int64, rats.C
 		if m == 0 {
 			break
 		}
+		m = int(min(int64(m), want-n))
 		h.Write(p[:m])
 		n += int64(m)
+		if aligned && m%DirectAlign != 0 { // a short read past the page cache is the end
+			break
+		}
 	}
 	return n, ""
 }

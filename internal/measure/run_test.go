@@ -319,7 +319,7 @@ func TestRestrictionIsAnchored(t *testing.T) {
 	for _, c := range []struct {
 		argv [][]byte
 		ok   bool
-	}{{argv("true"), true}, {argv("ls", "-l"), true}, {argv("ls"), false}, {argv("true", "x"), false}, {nil, false}, {argv("rm"), false}} {
+	}{{argv("true"), true}, {argv("ls", "-l"), true}, {argv("ls"), false}, {argv("true", "x"), false}, {argv("TZ=x", "true"), true}, {argv("LD_PRELOAD=/x", "true"), false}, {argv("TZ=x"), false}, {nil, false}, {argv("rm"), false}} {
 		if _, code := r.Exec(c.argv, plan.Limits{}); (code == "") != c.ok || !c.ok && code != CodeExec.Code {
 			t.Errorf("%q: %s", c.argv, code)
 		}

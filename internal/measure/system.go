@@ -21,16 +21,18 @@ import (
 // is used by one goroutine at a time.
 type System interface {
 	// Open opens a regular file (OpenFile) or a directory (OpenDir) for reading; a symbolic link as the last element,
-	// a device, FIFO or socket is refused.
+	// a device, FIFO or socket is refused. OpenLink and OpenXattrs open what is told of anything that has a path.
 	Open(path []byte, flags uint32) (fd int32, code rats.Code)
 	// ReadAt reads up to len(p) bytes at an offset; 0 bytes without a code is the end.
 	ReadAt(fd int32, p []byte, off int64) (n int, code rats.Code)
-	// Stat describes what a path names, following a symbolic link as the last element if told to.
+	// Stat describes what a path names, following a symbolic link as the last element if told to. The one magic link that
+	// is followed is /proc/PID/exe.
 	Stat(path []byte, follow bool) (Stat, rats.Code)
 	// List fills buf (at least ListBuffer bytes) with entries of a directory from a cookie on, 0 being the start; 0 bytes
 	// without a code is the end. See Entry for the records.
 	List(fd int32, cookie uint64, buf []byte) (n int, code rats.Code)
-	// Exec runs a command and returns a descriptor of its output.
+	// Exec runs a command (leading elements NAME=value are its environment) to its end, within the limits of bytes and time,
+	// and returns a descriptor of u32 exit status, little-endian, ‖ its standard output.
 	Exec(argv [][]byte, l plan.Limits) (fd int32, code rats.Code)
 	// Close closes a descriptor.
 	Close(fd int32)
@@ -38,9 +40,15 @@ type System interface {
 
 // Flags of Open.
 const (
-	OpenFile uint32 = 0
-	OpenDir  uint32 = 1
+	OpenFile   uint32 = 0
+	OpenDir    uint32 = 1
+	OpenLink   uint32 = 2 // what is read is the target of the symbolic link itself
+	OpenXattrs uint32 = 4 // what is read is u16 length, name ‖ u32 length, value (little-endian) per extended attribute, by name
+	OpenDirect uint32 = 8 // a regular file past the page cache: buffers, offsets and lengths are multiples of DirectAlign
 )
+
+// DirectAlign is what reads past the page cache are aligned to, in bytes.
+const DirectAlign = 4096
 
 // Stat describes a file. Mode is as in stat(2), with the file type; times are nanoseconds since 1970.
 type Stat struct {
@@ -71,6 +79,11 @@ var (
 	CodeTime       = outcome("measure.limit.time", "time was up before the file was read", "raise the policy's limit of time, or measure less")
 	CodeExec       = outcome("measure.exec.refused", "command is not allowed on this machine", "the node's own list of commands decides")
 	CodeSystem     = outcome("measure.system.failed", "operating system failed the operation", "see the agent's log; too many open files or a broken disk")
+	CodeStatus     = outcome("measure.exec.status", "command failed", "run it by hand; if its exit status is what you want to measure, set status")
+	CodeOutput     = outcome("measure.exec.output", "command printed more than its limit", "raise the test's limit of bytes, or have it print less")
+	CodeExecTime   = outcome("measure.exec.time", "command took longer than its limit", "it and its process group were killed; raise the test's limit of time")
+	CodeDirect     = outcome("measure.file.direct", "file system can't be read past the page cache", "tmpfs and some others can't; leave direct or disk out")
+	CodeContent    = outcome("measure.check.malformed", "what the system says of itself can't be understood", "update the agent; the kernel may be newer than the check, or lie")
 	CodeKind       = outcome("measure.test.unsupported", "test of a kind or algorithm this runner doesn't know", "update the agent")
 	CodePlatform   = outcome("measure.system.unsupported", "this build can't read the machine", "use the linux build")
 )
@@ -82,7 +95,7 @@ func outcome(code rats.Code, title, hint string) rats.CodeInfo {
 // Codes lists what this package refuses with.
 var Codes = []rats.CodeInfo{
 	CodeMissing, CodeUnreadable, CodeSymlink, CodeIrregular, CodeChanged, CodePath, CodeName, CodeFiles, CodeBytes, CodeTime,
-	CodeExec, CodeSystem, CodeKind, CodePlatform,
+	CodeExec, CodeStatus, CodeOutput, CodeExecTime, CodeDirect, CodeContent, CodeSystem, CodeKind, CodePlatform,
 	CodeManifest, CodeBusy,
 }
 

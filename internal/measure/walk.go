@@ -4,20 +4,37 @@ import (
 	"bytes"
 	"context"
 	"path"
+	"slices"
+	"sync"
 
 	"github.com/assay-attest/assay/plan"
 	"github.com/assay-attest/assay/rats"
 )
 
+// pages are what directories and lines of /proc are read into: a check reads thousands of them.
+var pages = sync.Pool{New: func() any { b := make([]byte, 64<<10); return &b }}
+
 // maxDepth bounds how deep directories are walked; a path of 4096 bytes can't hold more.
 const maxDepth = plan.MaxName / 2
 
-// found is what a test is about on this machine: regular files, and what could not be looked at.
+// found is what a test is about on this machine: regular files, the names of attributes to be measured, and what could not be
+// looked at.
 type found struct {
 	files  [][]byte
 	failed []plan.Outcome
 	limit  int64 // of files that may still be found
 	code   rats.Code
+	scope  plan.Scope
+}
+
+// take takes something that was found: a regular file's content, and anything's attributes where they are wanted.
+func (f *found) take(p []byte, kind uint8) {
+	if kind == EntryFile {
+		f.file(p)
+	}
+	if len(f.scope.Attributes) > 0 {
+		f.file(plan.AttributesName(p))
+	}
 }
 
 // full says whether looking further makes no sense: more files than the limit, or time is up.
@@ -46,11 +63,14 @@ func (f *found) fail(p []byte, code rats.Code) {
 
 // find lists what a scope covers. A file test yields its path whether or not it exists: opening it says what is wrong.
 func find(ctx context.Context, s System, scope plan.Scope, limit int64) *found {
-	f := &found{limit: limit}
+	f := &found{limit: limit, scope: scope}
 	switch scope.Kind {
 	case plan.KindFile:
-		f.file(scope.Path)
+		f.named(s, scope.Path)
 	case plan.KindDir:
+		if len(scope.Attributes) > 0 && !scope.Excluded(scope.Path) {
+			f.take(scope.Path, EntryDir)
+		}
 		f.dir(ctx, s, scope, scope.Path, 0)
 	case plan.KindGlob:
 		f.glob(ctx, s, nil, scope.Elements())
@@ -82,10 +102,8 @@ func (f *found) dir(ctx context.Context, s System, scope plan.Scope, dir []byte,
 		if scope.Excluded(p) {
 			return
 		}
-		switch kind {
-		case EntryFile:
-			f.file(p)
-		case EntryDir:
+		f.take(p, kind)
+		if kind == EntryDir {
 			below = append(below, p)
 		}
 	})
@@ -103,7 +121,9 @@ func (f *found) list(ctx context.Context, s System, dir []byte, each func(p []by
 		return
 	}
 	defer s.Close(fd)
-	buf := make([]byte, 64<<10)
+	page := pages.Get().(*[]byte)
+	defer pages.Put(page)
+	buf := *page
 	cookie := uint64(0)
 	for !f.full(ctx) {
 		n, code := s.List(fd, cookie, buf)
@@ -186,8 +206,8 @@ func (f *found) glob(ctx context.Context, s System, dir []byte, pattern []string
 			return
 		}
 		switch {
-		case len(pattern) == 1 && kind == EntryFile:
-			f.file(p)
+		case len(pattern) == 1:
+			f.take(p, kind)
 		case len(pattern) > 1 && kind == EntryDir:
 			below = append(below, p)
 		}
@@ -204,9 +224,20 @@ func (f *found) last(s System, p []byte) {
 	case code == CodeMissing.Code:
 	case code != "":
 		f.fail(p, code)
-	case st.Mode&ModeType == ModeRegular:
-		f.file(p)
+	default:
+		f.take(p, entryType(st.Mode))
 	}
+}
+
+// named takes the path of a file test. Where targets of links are measured, a link is not an error.
+func (f *found) named(s System, p []byte) {
+	kind := EntryFile
+	if slices.Contains(f.scope.Attributes, plan.AttrLinks) {
+		if st, code := s.Stat(p, false); code == "" && entryType(st.Mode) == EntrySymlink {
+			kind = EntrySymlink
+		}
+	}
+	f.take(p, kind)
 }
 
 // literal returns the name a pattern element matches if it is only one.

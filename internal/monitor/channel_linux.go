@@ -16,6 +16,7 @@ import (
 // once, since the other could change it at any time.
 type channel struct {
 	mem  []byte
+	turn []byte       // a page of ordinary shared memory: no process can sleep on a word of secret memory (EFAULT)
 	side uint32       // whose end this is
 	spin int          // looks at the turn before sleeping
 	gone *atomic.Bool // the other side is no more
@@ -29,8 +30,8 @@ const (
 
 // Where what is in the shared memory. Each side's sleep is a word of its own.
 const (
-	atTurn    = 0
-	atAsleep  = 64 // and 128: of the sides
+	atTurn    = 0  // of the page of turns
+	atAsleep  = 64 // and 128: of the sides; of the page of turns
 	atOp      = 192
 	atA       = 196
 	atB       = 200
@@ -40,6 +41,7 @@ const (
 	atData    = 8192
 	dataSize  = 64 << 10
 	atBuffer  = atData + dataSize
+	turnSize  = 4096
 )
 
 // What one side tells the other.
@@ -60,6 +62,8 @@ const (
 
 func (c *channel) word(at int) *uint32 { return (*uint32)(unsafe.Pointer(&c.mem[at])) }
 
+func (c *channel) turnWord(at int) *uint32 { return (*uint32)(unsafe.Pointer(&c.turn[at])) }
+
 func (c *channel) buffer() []byte { return c.mem[atBuffer:] }
 
 func (c *channel) data() []byte { return c.mem[atData:atBuffer] }
@@ -77,9 +81,9 @@ func (c *channel) send(m message) {
 	copy(c.mem[atName+4:], name)
 	*c.word(atOp), *c.word(atA), *c.word(atB) = m.op, m.a, m.b
 	other := 1 - c.side
-	atomic.StoreUint32(c.word(atTurn), other)
-	if atomic.LoadUint32(c.word(atAsleep+64*int(other))) != 0 {
-		futex(c.word(atTurn), futexWake, 1, nil)
+	atomic.StoreUint32(c.turnWord(atTurn), other)
+	if atomic.LoadUint32(c.turnWord(atAsleep+64*int(other))) != 0 {
+		futex(c.turnWord(atTurn), futexWake, 1, nil)
 	}
 }
 
@@ -95,7 +99,7 @@ func (c *channel) receive() (message, bool) {
 }
 
 func (c *channel) wait() bool {
-	turn, asleep := c.word(atTurn), c.word(atAsleep+64*int(c.side))
+	turn, asleep := c.turnWord(atTurn), c.turnWord(atAsleep+64*int(c.side))
 	for range c.spin {
 		if atomic.LoadUint32(turn) == c.side {
 			return true
@@ -117,7 +121,7 @@ func (c *channel) wait() bool {
 }
 
 // wake ends a sleep of the own side, for whoever has set gone.
-func (c *channel) wake() { futex(c.word(atTurn), futexWake, 1, nil) }
+func (c *channel) wake() { futex(c.turnWord(atTurn), futexWake, 1, nil) }
 
 // The operations of futex(2) between processes.
 const (
@@ -160,6 +164,11 @@ func share(buffer int) (mem []byte, fd int, err error) {
 		}
 		unix.Close(fd)
 	}
+	return shareOrdinary(size)
+}
+
+// shareOrdinary makes memory that is not secret.
+func shareOrdinary(size int) (mem []byte, fd int, err error) {
 	if fd, err = unix.MemfdCreate("enclave", unix.MFD_CLOEXEC); err != nil {
 		return nil, -1, fmt.Errorf("sharing memory: %w", err)
 	}

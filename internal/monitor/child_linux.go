@@ -22,7 +22,8 @@ const childName = "assay-enclave"
 // Where a monitor puts what the process needs.
 const (
 	fdShared = 3
-	fdCode   = 4
+	fdTurns  = 4
+	fdCode   = 5
 )
 
 // IsChild says whether this process was started to run one enclave. A program that a monitor may start (Config.Program)
@@ -40,8 +41,13 @@ func Child(rand io.Reader, now func() time.Time) error {
 	if err != nil {
 		return err
 	}
+	turn, err := mapShared(fdTurns, turnSize, false)
+	if err != nil {
+		return err
+	}
 	_ = os.NewFile(fdShared, "shared").Close()
-	c := &child{ch: &channel{mem: mem, side: sideEnclave, spin: int(set.Spin), gone: new(atomic.Bool)}}
+	_ = os.NewFile(fdTurns, "turns").Close()
+	c := &child{ch: &channel{mem: mem, turn: turn, side: sideEnclave, spin: int(set.Spin), gone: new(atomic.Bool)}}
 	go func() { // the monitor writes nothing more: what comes is its end
 		_, _ = io.ReadFull(os.Stdin, make([]byte, 1))
 		os.Exit(0)

@@ -59,17 +59,24 @@ func (e *Instance) startProcess(ctx context.Context, module []byte) error {
 	}
 	shared := os.NewFile(uintptr(fd), "shared")
 	defer shared.Close()
+	turn, fd, err := shareOrdinary(turnSize)
+	if err != nil {
+		_ = unix.Munmap(mem)
+		return err
+	}
+	turns := os.NewFile(uintptr(fd), "turns")
+	defer turns.Close()
 	s := &process{e: e, dead: make(chan struct{}), left: e.m.c.Budget.OCalls}
-	s.ch = &channel{mem: mem, side: sideMonitor, spin: spinNot, gone: new(atomic.Bool)}
+	s.ch = &channel{mem: mem, turn: turn, side: sideMonitor, spin: spinNot, gone: new(atomic.Bool)}
 	set := setup{Heap: e.options.Heap, Buffer: e.options.Buffer, Module: uint32(len(module)), Debug: e.id.Attributes.Debug()}
 	if e.o.Switchless {
 		set.Spin, s.ch.spin = spinSwitchless, spinSwitchless
 	}
-	*s.ch.word(atTurn) = sideEnclave
+	*s.ch.turnWord(atTurn) = sideEnclave
 	s.cmd = exec.Command(e.m.c.Program)
 	s.cmd.Args, s.cmd.Env, s.cmd.Dir = []string{childName}, []string{}, "/"
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	s.cmd.ExtraFiles = []*os.File{shared}
+	s.cmd.ExtraFiles = []*os.File{shared, turns}
 	if code != nil {
 		s.cmd.ExtraFiles, set.Code = append(s.cmd.ExtraFiles, code), true
 	}
@@ -78,6 +85,7 @@ func (e *Instance) startProcess(ctx context.Context, module []byte) error {
 	}
 	if err := s.launch(set, module); err != nil {
 		_ = unix.Munmap(mem)
+		_ = unix.Munmap(turn)
 		return err
 	}
 	e.run, e.buffer = s, s.ch.buffer()
@@ -220,4 +228,5 @@ func (s *process) stop() {
 	<-s.dead
 	clear(s.ch.mem)
 	_ = unix.Munmap(s.ch.mem)
+	_ = unix.Munmap(s.ch.turn)
 }

@@ -151,7 +151,7 @@ func copyFile(from, to string) error {
 var policyTemplate string
 
 // policyDocument makes the policy of the quickstart.
-func policyDocument(f files, cas [][]byte) ([]byte, error) {
+func policyDocument(f files, cas [][]byte, mrenclave string) ([]byte, error) {
 	t, err := template.New("policy").Funcs(template.FuncMap{"quote": quote, "list": quoted}).Parse(policyTemplate)
 	if err != nil {
 		return nil, fmt.Errorf("parsing the policy's template: %w", err)
@@ -160,7 +160,8 @@ func policyDocument(f files, cas [][]byte) ([]byte, error) {
 		Name, Selector, Set string
 		Trees               []tree
 		CAs                 []string
-	}{policyName, rule, setName, f.trees, nil}
+		MRENCLAVE           string // "": the agent measures in its own process
+	}{policyName, rule, setName, f.trees, nil, mrenclave}
 	for _, der := range cas {
 		text := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 		data.CAs = append(data.CAs, strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n        "))

@@ -12,7 +12,7 @@ import (
 
 func TestThePolicyOfTheQuickstartCompilesWhateverFilesAreCalled(t *testing.T) {
 	f := files{trees: []tree{{Dir: "/usr/bin"}, {Dir: `/etc/a "b"`, Exclude: []string{"/etc/a \"b\"/x%0Ay", "/etc/a \"b\"/ü: #"}}}}
-	doc, err := policyDocument(f, nil)
+	doc, err := policyDocument(f, nil, "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,8 +2,9 @@
 // machine's own files, one trusted and one broken attestation, and a secret that follows the verdict.
 //
 // It guarantees that everything it makes lies in one temporary directory and is gone when it ends, however it ends, and that
-// its server listens on the loopback only. What it shows is real but for two things, which its policy allows by name and every
-// verdict carries as marks: the TPM is a program, and so is the enclave.
+// its server listens on the loopback only. What it shows is real but for three things, which its policy allows by name and
+// every verdict carries as marks: the TPM is a program, the monitor's root key is a file, and the measuring enclave is signed
+// with a key that everybody has. Without an image of that enclave beside the binary the agent measures in its own process.
 package quickstart
 
 import (
@@ -45,6 +46,8 @@ type Step struct {
 	Formats []rats.Format `json:"formats,omitempty"`
 	Marks   []string      `json:"marks,omitempty"`
 	Reasons []rats.Reason `json:"reasons,omitempty"`
+	// Highlights are facts of the evidence that belong to the verdict.
+	Highlights map[rats.Format][]rats.Highlight `json:"highlights,omitempty"`
 }
 
 // Outcome is the whole run.
@@ -71,6 +74,7 @@ type run struct {
 	scratch []string // copies that may be changed
 	files   files
 	tpm     *swtpmproc.Process
+	enclave measuringImage
 	procs   []*process
 	owner   *client.Client
 	secret  string
@@ -131,6 +135,7 @@ func (r *run) steps() []step {
 		{"policy", r.applyPolicy},
 		{"join", r.join},
 		{"capture", r.capture},
+		{"monitor", r.startMonitor},
 		{"agent", r.startAgent},
 		{"attest", func(ctx context.Context, s *Step) error { return r.attest(ctx, s, rats.ExitOK) }},
 		{"secret released", r.released},
@@ -161,6 +166,9 @@ func (r *run) prepare(_ context.Context, s *Step) error {
 	}
 	var err error
 	if r.files, err = findFiles(scratch); err != nil {
+		return err
+	}
+	if r.enclave, err = findImage(r.Binary); err != nil {
 		return err
 	}
 	s.Detail = fmt.Sprintf("%d files below %s", r.files.count, strings.Join(r.files.roots(), ", "))
@@ -206,7 +214,7 @@ func (r *run) startServer(ctx context.Context, s *Step) error {
 }
 
 func (r *run) applyPolicy(ctx context.Context, s *Step) error {
-	doc, err := policyDocument(r.files, r.tpm.CACerts())
+	doc, err := policyDocument(r.files, r.tpm.CACerts(), r.enclave.mrenclave)
 	if err != nil {
 		return err
 	}
@@ -217,7 +225,7 @@ func (r *run) applyPolicy(ctx context.Context, s *Step) error {
 	if err != nil {
 		return err
 	}
-	s.Detail = fmt.Sprintf("%s v%d; it allows %s by name, else nothing here could be trusted", p.Name, p.Version, strings.Join(p.Allow, " and "))
+	s.Detail = fmt.Sprintf("%s v%d; it allows %s by name, else nothing here could be trusted", p.Name, p.Version, strings.Join(p.Allow, ", "))
 	return nil
 }
 
@@ -257,7 +265,7 @@ func (r *run) capture(ctx context.Context, s *Step) error {
 }
 
 func (r *run) startAgent(ctx context.Context, s *Step) error {
-	allow := fmt.Sprintf("allow:\n  roots: [%s]\n", quoted(r.files.roots()))
+	allow := fmt.Sprintf("allow:\n  roots: [%s]\n", quoted(r.files.roots())) + r.agentEnclave()
 	if err := os.WriteFile(r.path("agent.yaml"), []byte(allow), 0o600); err != nil {
 		return err
 	}
@@ -291,6 +299,12 @@ func (r *run) attest(ctx context.Context, s *Step, exit int) error {
 		return err
 	}
 	s.Verdict, s.Formats, s.Marks, s.Reasons = res.Verdict, res.Formats, res.Marks, res.Reasons
+	s.Highlights = make(map[rats.Format][]rats.Highlight)
+	for f, p := range res.Parts {
+		if len(p.Highlights) > 0 {
+			s.Highlights[f] = p.Highlights
+		}
+	}
 	if v := res.Result.Verdict(r.Now()); v.Exit != exit {
 		var b strings.Builder
 		for _, reason := range res.Reasons {

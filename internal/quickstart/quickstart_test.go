@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/assay-attest/assay/internal/quickstart"
+	"github.com/assay-attest/assay/internal/testkit/measuringtest"
 )
 
 // binary builds assay once per test run.
@@ -32,6 +33,18 @@ func binary(t *testing.T) string {
 	return file
 }
 
+// beside puts the measuring enclave beside the binary, as `make build` does.
+func beside(t *testing.T, binary string) string {
+	t.Helper()
+	image, sigstruct := measuringtest.Image(t, measuringtest.Options{})
+	for name, b := range map[string][]byte{"assay-measuring.enclave": image, "assay-measuring.sig": sigstruct} {
+		if err := os.WriteFile(filepath.Join(filepath.Dir(binary), name), b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return binary
+}
+
 // leftovers returns the temporary directories of quickstarts.
 func leftovers(t *testing.T) []string {
 	t.Helper()
@@ -42,13 +55,13 @@ func leftovers(t *testing.T) []string {
 	return found
 }
 
-// A whole run: server, agent and TPM as processes, this machine's files, trusted, not trusted, trusted.
+// A whole run: server, agent, monitor, enclave and TPM as processes, this machine's files, trusted, not trusted, trusted.
 //
 // R021, R022, R042, R126, R146: the plan leaves for an attested node only, references are captured by one command, a secret
 // follows the verdict, and the refusal names file, expected and seen digest.
 func TestTheQuickstartEndsTrustedAfterOneRefusal(t *testing.T) {
 	t.Setenv("TMPDIR", shortTemp(t))
-	out, err := quickstart.Run(t.Context(), quickstart.Options{Binary: binary(t), Rand: rand.Reader, Now: time.Now})
+	out, err := quickstart.Run(t.Context(), quickstart.Options{Binary: beside(t, binary(t)), Rand: rand.Reader, Now: time.Now})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,8 +71,12 @@ func TestTheQuickstartEndsTrustedAfterOneRefusal(t *testing.T) {
 			continue
 		}
 		verdicts = append(verdicts, s.Verdict)
-		if len(s.Formats) != 2 || !slices.Contains(s.Marks, "software-tpm") || !slices.Contains(s.Marks, "simulated") {
+		if len(s.Formats) != 3 || !slices.Equal(s.Marks, []string{"simulated", "software-tpm", "test-key"}) {
 			t.Errorf("step %q: formats %v, marks %v", s.Name, s.Formats, s.Marks)
+		}
+		shown := s.Highlights["enclave"]
+		if len(shown) != 4 || shown[0].Value != "simulated" || shown[1].Value != "userspace" || shown[2].Value != "process" || !strings.HasPrefix(shown[3].Value, "sha256:") {
+			t.Errorf("step %q: the verdict shows %v, want root, launch, mode and MRENCLAVE", s.Name, shown)
 		}
 		if s.Verdict != "not trusted" {
 			continue

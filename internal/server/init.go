@@ -4,10 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -17,7 +15,7 @@ import (
 	"github.com/assay-attest/assay/internal/httpapi"
 	"github.com/assay-attest/assay/internal/identity"
 	"github.com/assay-attest/assay/internal/keyring"
-	"github.com/assay-attest/assay/internal/store/sqlite"
+	"github.com/assay-attest/assay/internal/store/postgres"
 	"github.com/assay-attest/assay/rats"
 )
 
@@ -27,8 +25,12 @@ type InitOptions struct {
 	Listen string   // DefaultListen if empty
 	Names  []string // host names and addresses clients will use; loopback and the listening host are added
 	URL    string   // under which others reach the server; derived if empty
-	Rand   io.Reader
-	Now    func() time.Time
+	// Database is the address of a PostgreSQL database, which other servers may share; empty: a file in Dir.
+	Database string
+	// Join and JoinKey are files that Export wrote: this server shares keys, access and database with the one they are of.
+	Join, JoinKey string
+	Rand          io.Reader
+	Now           func() time.Time
 }
 
 // InitResult is what the owner needs; AdminToken is told here only.
@@ -41,8 +43,9 @@ type InitResult struct {
 	Verifier   rats.Digest `json:"verifier"`
 }
 
-// Init makes a data directory: keys, CA, database with the namespace "default", and one admin token. It refuses a
-// directory that holds a server already.
+// Init makes a data directory: keys, CA, database with the namespace "default", and one admin token; with Join everything
+// but the database's address is another server's, and there is no new token. It refuses a directory that holds a server
+// already.
 func Init(ctx context.Context, o InitOptions) (InitResult, error) {
 	if _, err := os.Stat(filepath.Join(o.Dir, configFile)); err == nil {
 		return InitResult{}, fmt.Errorf("%s holds a server already; choose another --data, or start it: assay server run --data %s", o.Dir, o.Dir)
@@ -50,9 +53,22 @@ func Init(ctx context.Context, o InitOptions) (InitResult, error) {
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return InitResult{}, fmt.Errorf("making the data directory: %w", err)
 	}
+	var shared bundle
+	if o.Join != "" {
+		var err error
+		if shared, err = openBundle(o.Join, o.JoinKey, o.Now()); err != nil {
+			return InitResult{}, err
+		}
+		defer shared.wipe()
+		o.inherit(shared)
+	}
 	settings, err := o.settings()
 	if err != nil {
 		return InitResult{}, err
+	}
+	settings.Retention, settings.Collateral, settings.Update = shared.Retention, shared.Collateral, shared.Update
+	if o.Join != "" {
+		return o.join(ctx, settings, shared)
 	}
 	keys, err := keyring.Init(filepath.Join(o.Dir, keysDir), o.Rand)
 	if err != nil {
@@ -74,33 +90,72 @@ func Init(ctx context.Context, o InitOptions) (InitResult, error) {
 	if err != nil {
 		return InitResult{}, err
 	}
-	b, err := json.MarshalIndent(settings, "", "  ")
-	if err != nil {
+	if err := settings.write(o.Dir); err != nil {
 		return InitResult{}, err
-	}
-	// Last, so that a directory with settings is whole.
-	if err := os.WriteFile(filepath.Join(o.Dir, configFile), append(b, '\n'), 0o600); err != nil {
-		return InitResult{}, fmt.Errorf("writing the settings: %w", err)
 	}
 	return InitResult{
 		AdminToken: token, CAFile: caPath, CAHash: ca.Digest(), URL: settings.URL, Dir: o.Dir, Verifier: keys.VerifierID(),
 	}, nil
 }
 
-func initDatabase(ctx context.Context, o InitOptions) (err error) {
-	db, err := sqlite.Open(ctx, filepath.Join(o.Dir, dbFile), sqlite.Options{Now: o.Now, Logger: slog.New(slog.DiscardHandler)})
+// write comes last, so that a directory with settings is whole.
+func (s Settings) write(dir string) error {
+	b, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {
-		return fmt.Errorf("making the database: %w", err)
+		return err
 	}
-	defer func() { err = errors.Join(err, db.Close()) }()
-	if err := db.Migrate(ctx); err != nil {
-		return fmt.Errorf("making the database's tables: %w", err)
+	if err := os.WriteFile(filepath.Join(dir, configFile), append(b, '\n'), 0o600); err != nil {
+		return fmt.Errorf("writing the settings: %w", err)
 	}
-	return db.Create(ctx, DefaultNamespace)
+	return nil
+}
+
+// inherit takes from the bundle what wasn't said. All servers are one issuer: the address in results is the first one's.
+func (o *InitOptions) inherit(b bundle) {
+	if o.URL == "" {
+		o.URL = b.URL
+	}
+	if o.Database == "" {
+		o.Database = b.Database
+	}
+}
+
+// join makes the data directory of one more server of a database.
+func (o InitOptions) join(ctx context.Context, settings Settings, b bundle) (InitResult, error) {
+	if err := b.unpack(o.Dir); err != nil {
+		return InitResult{}, err
+	}
+	keys, err := keyring.Open(filepath.Join(o.Dir, keysDir))
+	if err != nil {
+		return InitResult{}, fmt.Errorf("opening the keys of the bundle: %w", err)
+	}
+	defer keys.Close()
+	der, err := readCA(o.Dir)
+	if err != nil {
+		return InitResult{}, err
+	}
+	ca, err := identity.LoadCA(der, keys.CA(), identity.CAConfig{VerifierID: keys.VerifierID(), Now: o.Now, Rand: o.Rand})
+	if err != nil {
+		return InitResult{}, fmt.Errorf("loading the CA: %w", err)
+	}
+	if err := initDatabase(ctx, o); err != nil {
+		return InitResult{}, err
+	}
+	if err := settings.write(o.Dir); err != nil {
+		return InitResult{}, err
+	}
+	return InitResult{
+		CAFile: filepath.Join(o.Dir, caFile), CAHash: ca.Digest(), URL: settings.URL, Dir: o.Dir, Verifier: keys.VerifierID(),
+	}, nil
 }
 
 func (o InitOptions) settings() (Settings, error) {
-	s := Settings{Listen: o.Listen, Names: slices.Clone(o.Names), URL: o.URL}
+	s := Settings{Listen: o.Listen, Names: slices.Clone(o.Names), URL: o.URL, Database: o.Database}
+	if s.Database != "" {
+		if err := postgres.CheckURL(s.Database); err != nil {
+			return s, err
+		}
+	}
 	if s.Listen == "" {
 		s.Listen = DefaultListen
 	}

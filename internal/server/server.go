@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -29,7 +30,6 @@ import (
 	"github.com/assay-attest/assay/internal/keyring"
 	"github.com/assay-attest/assay/internal/refs"
 	"github.com/assay-attest/assay/internal/store"
-	"github.com/assay-attest/assay/internal/store/sqlite"
 	"github.com/assay-attest/assay/rats"
 )
 
@@ -58,21 +58,28 @@ type Settings struct {
 	// Collateral names the services that collateral may be fetched from: vendor ("intel", "amd") → base address, or
 	// "official". None, the default: nothing is fetched, and what was imported into the directory collateral/ is used.
 	Collateral map[string]string `json:"collateral,omitempty"`
+	// Database is the address of the database that several servers share, without password; empty: a file of this server's.
+	Database  string    `json:"database,omitempty"`
+	Retention Retention `json:"retention,omitzero"`
 	// Update is the channel of Intel's documents: endorse.Standard, the default, or endorse.Early.
 	Update string `json:"collateral_update,omitempty"`
 }
 
 // RunOptions say how to run a server. Dir, Rand, Now and Log are required.
 type RunOptions struct {
-	Dir     string
-	Listen  string // overrides the settings
-	Version string
-	Rand    io.Reader
-	Now     func() time.Time
-	Log     *slog.Logger
-	Ready   func(addr string) // called once it listens
+	Dir    string
+	Listen string // overrides the settings
+	// Database overrides the settings' address, where there is one.
+	Database string
+	Version  string
+	Rand     io.Reader
+	Now      func() time.Time
+	Log      *slog.Logger
+	Ready    func(addr string) // called once it listens
 	// ChallengeTTL bounds the life of a challenge; zero: 30 s, at most 60 s (S02).
 	ChallengeTTL time.Duration
+	// Lease is for how long a shared database counts this server as alive when it hears nothing of it; zero: 6 s.
+	Lease time.Duration
 }
 
 // shutdownGrace is how long requests in flight may take when the server stops.
@@ -95,11 +102,23 @@ func Run(ctx context.Context, o RunOptions) error {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
-	db, err := sqlite.Open(ctx, filepath.Join(o.Dir, dbFile), sqlite.Options{Now: o.Now, Logger: o.Log})
+	if o.Database != "" {
+		if settings.Database == "" {
+			return errors.New("this server keeps its state in a file of its own: a shared database is chosen at init")
+		}
+		settings.Database = o.Database
+	}
+	if o.Lease <= 0 {
+		o.Lease = lease
+	}
+	db, err := openDatabase(ctx, o.Dir, settings.Database, o.Rand, o.Now, o.Log, o.Lease)
 	if err != nil {
 		return fmt.Errorf("opening the database: %w", err)
 	}
 	defer db.Close()
+	if cluster, ok := db.(store.Cluster); ok {
+		o.Now = cluster.Now // all servers go by the database's clock
+	}
 	if err := db.Migrate(ctx); err != nil {
 		return fmt.Errorf("bringing the database up to date: %w", err)
 	}
@@ -108,10 +127,16 @@ func Run(ctx context.Context, o RunOptions) error {
 		return fmt.Errorf("opening the collateral: %w", err)
 	}
 	defer vendors.Close()
-	handler, tlsConfig, err := assemble(o, settings, keys, db, vendors)
+	handler, ap, tlsConfig, err := assemble(o, settings, keys, db, vendors)
 	if err != nil {
 		return err
 	}
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var tasks sync.WaitGroup
+	defer tasks.Wait() // before the database is closed
+	defer stop()
+	tasks.Go(func() { ap.Watch(background) })
+	tasks.Go(func() { purge(background, db, settings.Retention, o.Now, o.Log) })
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", settings.Listen)
 	if err != nil {
 		return fmt.Errorf("listening on %s: %w", settings.Listen, err)
@@ -149,51 +174,55 @@ func serve(ctx context.Context, o RunOptions, handler *httpapi.API, tlsConfig *t
 }
 
 // assemble builds the API over keys and database.
-func assemble(o RunOptions, settings Settings, keys *keyring.Keyring, db store.Store, vendors *endorse.Cache) (*httpapi.API, *tls.Config, error) {
+func assemble(o RunOptions, settings Settings, keys *keyring.Keyring, db store.Store, vendors *endorse.Cache) (*httpapi.API, *appraiser.Appraiser, *tls.Config, error) {
 	caDER, err := readCA(o.Dir)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	ca, err := identity.LoadCA(caDER, keys.CA(), identity.CAConfig{VerifierID: keys.VerifierID(), Now: o.Now, Rand: o.Rand})
 	if err != nil {
-		return nil, nil, fmt.Errorf("loading the CA: %w", err)
+		return nil, nil, nil, fmt.Errorf("loading the CA: %w", err)
 	}
 	pins, err := identity.NewPins([][]byte{caDER}, o.Now)
 	if err != nil {
-		return nil, nil, fmt.Errorf("pinning the CA: %w", err)
+		return nil, nil, nil, fmt.Errorf("pinning the CA: %w", err)
 	}
 	engine := appraise.New(all.Verifiers()...)
 	views := refs.NewCache(engine.Descriptors())
-	ap := appraiser.New(appraiser.Config{
+	cfg := appraiser.Config{
 		Store: db, Engine: engine, Refs: views, Tokens: keys.Tokens(), Results: keys.Results(),
 		PlanSigner: keys.PlanSigner(), PlanSPKI: keys.PlanSignerSPKI(), Verifier: keys.VerifierID(), Collateral: vendors,
 		Now: o.Now, Rand: o.Rand, Log: o.Log, TTL: o.ChallengeTTL,
-	})
+	}
+	if c, ok := db.(store.Cluster); ok {
+		cfg.Cluster, cfg.Takeover = c, takeover(o.Lease)
+	}
+	ap := appraiser.New(cfg)
 	joiner, err := identity.NewJoiner(identity.Config{
 		Keys: keys.Tokens(), CA: ca, Pins: pins, Now: o.Now, Rand: o.Rand, VerifierID: keys.VerifierID(), PlanSigner: keys.PlanSignerSPKI(),
 		Vouch: vouch(db, views, o.Now),
 	})
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	secrets, err := newBroker(keys, engine.Descriptors(), o.Now)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	certs, err := ca.ServerCertificates(settings.Names)
 	if err != nil {
-		return nil, nil, fmt.Errorf("issuing the server's certificate: %w", err)
+		return nil, nil, nil, fmt.Errorf("issuing the server's certificate: %w", err)
 	}
 	tlsConfig, err := identity.ServerTLS(pins, certs)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	handler := httpapi.New(httpapi.Config{
 		Store: db, Appraiser: ap, Refs: views, Joiner: joiner, Pins: pins, Broker: secrets, Keys: keys,
 		Access: httpapi.OpenAccess(filepath.Join(o.Dir, accessFile)), Issuer: settings.URL, Version: o.Version,
 		Now: o.Now, Rand: o.Rand, Log: o.Log,
 	}, prometheus.NewRegistry())
-	return handler, tlsConfig, nil
+	return handler, ap, tlsConfig, nil
 }
 
 // collateral opens the cache of what vendors say of their platforms.

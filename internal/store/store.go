@@ -2,8 +2,8 @@
 // everything is written in one durable transaction or not at all (S41), and a judgement commits only under the epoch it
 // was made under (S40).
 //
-// Implementations are internal/store/sqlite (and, later, postgres); internal/store/storetest is the one conformance
-// suite for both. The package holds no SQL and no policy.
+// Implementations are internal/store/sqlite (one server) and internal/store/postgres (several); internal/store/storetest is
+// the one conformance suite for both. The package holds no SQL and no policy.
 package store
 
 import (
@@ -24,6 +24,8 @@ var (
 	ErrTooOld   = errors.New("older than the purge")        // a token from before the purge's high-water time (S06)
 	ErrEpoch    = errors.New("judged under an older epoch") // policy or references changed meanwhile (S40)
 	ErrSchema   = errors.New("database schema version differs")
+	// ErrUnavailable: the database doesn't answer, or no longer counts this server among its own. Nothing is known; retry.
+	ErrUnavailable = errors.New("database unavailable")
 )
 
 // Store is one database.
@@ -59,6 +61,39 @@ type Tx interface {
 	Secrets() Secrets
 	Tokens() Tokens
 	Audit() Audit
+	Streams() Streams
+	Purges() Purges
+}
+
+// Cluster is what a Store adds that several servers share. Servers are told apart by leases in database time: one that
+// could not renew its lease in time knows so by its own clock before the others take over, and the database refuses its
+// commits from then on (S41).
+type Cluster interface {
+	// Server is this process's id among the servers.
+	Server() string
+	// Alive is nil while this server's lease holds, else an ErrUnavailable.
+	Alive() error
+	// Now is the database's time as this server knows it: every server's schedules and expiries go by one clock.
+	Now() time.Time
+}
+
+// Stream is an agent's stream that is open on a server.
+type Stream struct {
+	Node     string
+	Instance rats.Digest // of the agent process's instance nonce
+	Server   string
+	Fence    int64 // grows with every stream that is opened in the namespace
+}
+
+// Streams says which agents' streams are open, on this server or another (S07). What a dead server held is not open.
+type Streams interface {
+	// Open notes a stream on this server, in place of an older one of the same instance wherever that is. It returns the
+	// stream with its fence, and the live streams of other instances of the node.
+	Open(node string, instance rats.Digest) (Stream, []Stream, error)
+	// Close forgets a stream, unless a newer one took its place.
+	Close(s Stream) error
+	// Of returns the live streams of a node, ascending by fence.
+	Of(node string) ([]Stream, error)
 }
 
 // Epochs guards acceptance (S40).
@@ -173,7 +208,8 @@ type Events interface {
 
 // Blobs is content-addressed storage.
 type Blobs interface {
-	Put([]byte) (rats.Digest, error) // SHA-256; storing twice is storing once
+	// Put returns the SHA-256. Storing twice is storing once, and lets the blob count as new again for Purges.
+	Put([]byte) (rats.Digest, error)
 	Get(rats.Digest) ([]byte, error)
 }
 

@@ -19,6 +19,7 @@ type EK struct {
 	Public  []byte      // TPM2B_PUBLIC
 	Digest  rats.Digest // SHA-256 of the key's SubjectPublicKeyInfo (DER): what a policy pins
 	CertDER []byte      // the manufacturer's certificate; nil if the TPM holds none
+	Issuers [][]byte    // certificates (DER) that the manufacturer left for its issuers; they prove nothing by themselves
 }
 
 // ekKind is one of the endorsement keys of the TCG EK Credential Profile 2.5, sections 2.2.1.4 and B.3.
@@ -37,6 +38,16 @@ var ekKinds = []ekKind{
 // maxCertificate bounds an EK certificate in NV memory.
 const maxCertificate = 8 << 10
 
+// Where certificates of the EK certificate's issuers lie, one after another over as many indices as they need (TCG EK
+// Credential Profile 2.5, section 2.2.1.5.2), and how many are read.
+const (
+	chainFirst  tpm2.TPMHandle = 0x01c00100
+	chainLast   tpm2.TPMHandle = 0x01c001ff
+	maxChain                   = 12 << 10
+	maxIssuers                 = 6
+	nvIndexType                = 0x01
+)
+
 // EK returns the endorsement key: RSA 2048 if the TPM has one, else ECC P-256, with the certificate that the
 // manufacturer left in NV memory.
 func (d *Device) EK(ctx context.Context) (EK, error) {
@@ -53,8 +64,11 @@ func (d *Device) EK(ctx context.Context) (EK, error) {
 			return err
 		}
 		ek.Digest = rats.SHA256(spki)
-		ek.CertDER, err = readCertificate(t, kind.cert)
-		return err
+		if ek.CertDER, err = readCertificate(t, kind.cert); err != nil || ek.CertDER == nil {
+			return err
+		}
+		ek.Issuers = readIssuers(t)
+		return nil
 	})
 	if err != nil {
 		return EK{}, err
@@ -127,6 +141,56 @@ func spkiOf(public tpm2.TPMTPublic) ([]byte, error) {
 
 // readCertificate reads the certificate at an NV index, nil if there is none. The index may be larger than it.
 func readCertificate(t transport.TPM, index tpm2.TPMHandle) ([]byte, error) {
+	data, err := readIndex(t, index)
+	if err != nil {
+		return nil, err
+	}
+	var der asn1.RawValue
+	if _, err := asn1.Unmarshal(data, &der); err != nil {
+		return nil, nil // an index that was provisioned with something else, or with padding only
+	}
+	return der.FullBytes, nil
+}
+
+// readIssuers reads the issuers' certificates. What can't be read is not there: they are a help for finding a chain, and a
+// join doesn't fail for want of it.
+func readIssuers(t transport.TPM) [][]byte {
+	rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapHandles, Property: uint32(chainFirst), PropertyCount: 64}.Execute(t)
+	if err != nil {
+		return nil
+	}
+	handles, err := rsp.CapabilityData.Data.Handles()
+	if err != nil {
+		return nil
+	}
+	var all []byte
+	for _, h := range handles.Handle {
+		if h>>24 != nvIndexType || h < chainFirst || h > chainLast {
+			continue
+		}
+		b, err := readIndex(t, h)
+		if err != nil || len(all)+len(b) > maxChain {
+			break
+		}
+		all = append(all, b...)
+	}
+	var out [][]byte
+	for len(out) < maxIssuers {
+		var der asn1.RawValue
+		rest, err := asn1.Unmarshal(all, &der)
+		if err != nil {
+			break
+		}
+		if _, err := x509.ParseCertificate(der.FullBytes); err != nil {
+			break
+		}
+		out, all = append(out, der.FullBytes), rest
+	}
+	return out
+}
+
+// readIndex reads what an NV index holds; nil if there is no such index or nothing was written to it.
+func readIndex(t transport.TPM, index tpm2.TPMHandle) ([]byte, error) {
 	pub, err := tpm2.NVReadPublic{NVIndex: index}.Execute(t)
 	if errors.Is(err, tpm2.TPMRCHandle) {
 		return nil, nil
@@ -166,11 +230,7 @@ func readCertificate(t transport.TPM, index tpm2.TPMHandle) ([]byte, error) {
 		}
 		data = append(data, rsp.Data.Buffer...)
 	}
-	var der asn1.RawValue
-	if _, err := asn1.Unmarshal(data, &der); err != nil {
-		return nil, nil // an index that was provisioned with something else, or with padding only
-	}
-	return der.FullBytes, nil
+	return data, nil
 }
 
 // emptyAuth authorises the use of a handle with its empty password.

@@ -13,6 +13,31 @@ const (
 	CallClose  = "assay.close"   // Close → nothing
 )
 
+// CallFiles is the operations of measuring small files in one call, since a call costs more than what it does: for each
+// path in order stat, and if it is a regular file that fits into what is left of the answer, open and read, stat again,
+// close. Files → one after another FileHead and the content, not encoded; it may end before the last path. Nobody need
+// offer it: the six operations say the same.
+const CallFiles = "assay.files"
+
+// Files asks for files by their paths, at most MaxFiles.
+type Files struct{ Paths [][]byte }
+
+// MaxFiles bounds the paths of one call.
+const MaxFiles = 64
+
+// What a FileHead says of its file.
+const (
+	FileUnread = 0 // only Before is known: not a regular file, empty, too large, or it can't be read
+	FileWhole  = 1 // the content follows, all Before.Size bytes of it
+	FileFailed = 2 // it can't be described; asking for it alone says why
+)
+
+// FileHead says what a file was before and after it was read.
+type FileHead struct {
+	State         uint8
+	Before, After Stat // After is zero without the content, and where the file can't be described any more
+}
+
 // MaxPath bounds a path in bytes.
 const MaxPath = 4096
 

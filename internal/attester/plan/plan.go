@@ -9,7 +9,6 @@ import (
 
 	"github.com/assay-attest/assay/api"
 	evidence "github.com/assay-attest/assay/evidence/plan"
-	"github.com/assay-attest/assay/internal/measure"
 	"github.com/assay-attest/assay/plan"
 	"github.com/assay-attest/assay/rats"
 )
@@ -18,10 +17,15 @@ import (
 // verifier learnt them. The platform part alone then leads to a new order.
 var ErrOrder = errors.New("order is not for this enclave")
 
-// New returns the Attester over an enclave.
-func New(e *measure.Enclave) rats.Attester { return &attester{e} }
+// Enclave runs orders: the native one of package measure, or the one of package measuring.
+type Enclave interface {
+	Run(ctx context.Context, manifest, order []byte) ([]byte, error)
+}
 
-type attester struct{ enclave *measure.Enclave }
+// New returns the Attester over an enclave; nil if there is none.
+func New(e Enclave) rats.Attester { return &attester{e} }
+
+type attester struct{ enclave Enclave }
 
 func (a *attester) Descriptor() *rats.Descriptor { return evidence.New().Descriptor() }
 

@@ -17,7 +17,7 @@ func (s audit) Append(e store.AuditEntry) (store.AuditEntry, error) {
 	e.At = s.t.orNow(e.At)
 	e = store.ChainAudit(head, e)
 	_, err = s.t.exec("INSERT INTO audit (namespace, seq, at, actor, verb, object, detail, prev, hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-		s.t.namespace, e.Seq, nanos(e.At), e.Actor, e.Verb, e.Object, nonEmpty(e.Detail), e.Prev.String(), e.Hash.String())
+		s.t.namespace, e.Seq, store.Nanos(e.At), e.Actor, e.Verb, e.Object, nonEmpty(e.Detail), e.Prev.String(), e.Hash.String())
 	if err != nil {
 		return store.AuditEntry{}, err
 	}
@@ -46,7 +46,7 @@ func entry(r row) (store.AuditEntry, error) {
 	prev, err := digestOf(r.text(6))
 	hash, err2 := digestOf(r.text(7))
 	return store.AuditEntry{
-		Seq: r.int(0), At: timeOf(r.int(1)), Actor: r.text(2), Verb: r.text(3), Object: r.text(4), Detail: r.bytes(5),
+		Seq: r.int(0), At: store.TimeOf(r.int(1)), Actor: r.text(2), Verb: r.text(3), Object: r.text(4), Detail: r.bytes(5),
 		Prev: prev, Hash: hash,
 	}, errors.Join(err, err2)
 }

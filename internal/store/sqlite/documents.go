@@ -42,7 +42,7 @@ func (s documents) append(d store.Document) (store.Document, error) {
 	d.Version, d.At = last+1, s.t.orNow(d.At)
 	_, err = s.t.exec(`INSERT INTO documents (namespace, kind, name, version, digest, body, signatures, author, at, deleted)
 		VALUES (?, ?, ?, ?, ?, coalesce(?, x''), ?, ?, ?, ?)`,
-		s.t.namespace, d.Kind, d.Name, d.Version, d.Digest.String(), nonEmpty(d.Body), nonEmpty(d.Signatures), d.Author, nanos(d.At), d.Deleted)
+		s.t.namespace, d.Kind, d.Name, d.Version, d.Digest.String(), nonEmpty(d.Body), nonEmpty(d.Signatures), d.Author, store.Nanos(d.At), d.Deleted)
 	if err != nil {
 		return store.Document{}, err
 	}
@@ -96,6 +96,6 @@ func document(r row) (store.Document, error) {
 	digest, err := digestOf(r.text(3))
 	return store.Document{
 		Kind: r.text(0), Name: r.text(1), Version: r.int(2), Digest: digest, Signatures: r.bytes(4),
-		Author: r.text(5), At: timeOf(r.int(6)), Deleted: r.int(7) != 0,
+		Author: r.text(5), At: store.TimeOf(r.int(6)), Deleted: r.int(7) != 0,
 	}, err
 }

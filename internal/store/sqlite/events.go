@@ -11,7 +11,7 @@ func (s events) Append(e store.Event) (int64, error) {
 		return 0, err
 	}
 	_, err = s.t.exec("INSERT INTO events (namespace, seq, at, kind, subject, data) VALUES (?, ?, ?, ?, ?, ?)",
-		s.t.namespace, last+1, nanos(s.t.orNow(e.At)), e.Kind, e.Subject, nonEmpty(e.Data))
+		s.t.namespace, last+1, store.Nanos(s.t.orNow(e.At)), e.Kind, e.Subject, nonEmpty(e.Data))
 	if err != nil {
 		return 0, err
 	}
@@ -23,7 +23,7 @@ func (s events) After(seq int64, limit int) ([]store.Event, error) {
 	var list []store.Event
 	err := s.t.query("SELECT seq, at, kind, subject, data FROM events WHERE namespace = ? AND seq > ? ORDER BY seq LIMIT ?",
 		[]any{s.t.namespace, seq, capped(limit)}, func(r row) error {
-			list = append(list, store.Event{Seq: r.int(0), At: timeOf(r.int(1)), Kind: r.text(2), Subject: r.text(3), Data: r.bytes(4)})
+			list = append(list, store.Event{Seq: r.int(0), At: store.TimeOf(r.int(1)), Kind: r.text(2), Subject: r.text(3), Data: r.bytes(4)})
 			return nil
 		})
 	return list, err

@@ -24,9 +24,10 @@ func (n nodes) Put(node store.Node) error {
 	if err != nil {
 		return err
 	}
-	_, err = n.t.exec(`INSERT INTO nodes (namespace, id, name, kind, parent, doc) VALUES (?, ?, ?, ?, ?, ?)
-		ON CONFLICT (namespace, id) DO UPDATE SET name = excluded.name, kind = excluded.kind, parent = excluded.parent, doc = excluded.doc`,
-		n.t.namespace, node.ID, node.Name, node.Kind, node.Parent, doc)
+	_, err = n.t.exec(`INSERT INTO nodes (namespace, id, name, kind, parent, last, doc) VALUES (?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (namespace, id) DO UPDATE SET name = excluded.name, kind = excluded.kind, parent = excluded.parent,
+		last = excluded.last, doc = excluded.doc`,
+		n.t.namespace, node.ID, node.Name, node.Kind, node.Parent, node.Last, doc)
 	return err
 }
 

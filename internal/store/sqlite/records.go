@@ -26,7 +26,7 @@ func (s records) Put(rec store.Record) error {
 		return err
 	}
 	n, err := s.t.exec("INSERT INTO records (namespace, id, subject, at, doc) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-		s.t.namespace, r.ID, r.Subject, nanos(r.At), doc)
+		s.t.namespace, r.ID, r.Subject, store.Nanos(r.At), doc)
 	if err == nil && n == 0 {
 		err = conflict("record", r.ID)
 	}
@@ -42,7 +42,7 @@ func (s records) Get(resultID string) (rec store.Record, err error) {
 // Since includes t itself; records of one time stand in the order they were put.
 func (s records) Since(subject string, t time.Time, limit int) ([]store.Record, error) {
 	return s.list("SELECT doc FROM records WHERE namespace = ? AND subject = ? AND at >= ? ORDER BY at, rowid LIMIT ?",
-		s.t.namespace, subject, nanos(t), capped(limit))
+		s.t.namespace, subject, store.Nanos(t), capped(limit))
 }
 
 func (s records) Latest(subject string, limit int) ([]store.Record, error) {
@@ -73,8 +73,8 @@ func (s records) Spend(id [16]byte, until, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	if nanos(now.Add(-purgeEvery)) >= purged {
-		purged = nanos(now)
+	if store.Nanos(now.Add(-purgeEvery)) >= purged {
+		purged = store.Nanos(now)
 		if _, err := s.t.exec("DELETE FROM spent WHERE namespace = ? AND until < ?", s.t.namespace, purged); err != nil {
 			return err
 		}
@@ -82,11 +82,11 @@ func (s records) Spend(id [16]byte, until, now time.Time) error {
 			return err
 		}
 	}
-	if nanos(until) < purged {
+	if store.Nanos(until) < purged {
 		return fmt.Errorf("spending: %w", store.ErrTooOld)
 	}
 	n, err := s.t.exec("INSERT INTO spent (namespace, id, until) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
-		s.t.namespace, id[:], nanos(until))
+		s.t.namespace, id[:], store.Nanos(until))
 	if err == nil && n == 0 {
 		err = fmt.Errorf("spending: %w", store.ErrSpent)
 	}
@@ -96,9 +96,10 @@ func (s records) Spend(id [16]byte, until, now time.Time) error {
 type blobs struct{ t *tx }
 
 func (b blobs) Put(data []byte) (rats.Digest, error) {
-	d := rats.SHA256(data)
-	_, err := b.t.exec("INSERT INTO blobs (namespace, digest, data) VALUES (?, ?, coalesce(?, x'')) ON CONFLICT DO NOTHING",
-		b.t.namespace, d.Sum, nonEmpty(data))
+	d, now := rats.SHA256(data), b.t.now()
+	_, err := b.t.exec(`INSERT INTO blobs (namespace, digest, data, at) VALUES (?, ?, coalesce(?, x''), ?)
+		ON CONFLICT DO UPDATE SET at = excluded.at WHERE at < ?`,
+		b.t.namespace, d.Sum, nonEmpty(data), store.Nanos(now), store.Nanos(now.Add(-store.BlobTouch)))
 	return d, err
 }
 

@@ -20,7 +20,7 @@ func (s secrets) Put(x store.Secret) (store.Secret, error) {
 	}
 	x.Version, x.CreatedAt, x.Deleted = last+1, s.t.orNow(x.CreatedAt), false
 	_, err = s.t.exec(`INSERT INTO secrets (namespace, name, version, sealed, rule, warning, max_age, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
-		s.t.namespace, x.Name, x.Version, x.Sealed, x.Rule, x.Warning, int64(x.MaxAge), nanos(x.CreatedAt))
+		s.t.namespace, x.Name, x.Version, x.Sealed, x.Rule, x.Warning, int64(x.MaxAge), store.Nanos(x.CreatedAt))
 	if err != nil {
 		return store.Secret{}, err
 	}
@@ -60,7 +60,7 @@ func (s secrets) List() ([]store.Secret, error) {
 // commit, as soon as no older view needs it). Backups and the medium's own copies are out of its reach.
 func (s secrets) Delete(name string, at time.Time) error {
 	n, err := s.t.exec("UPDATE secrets SET sealed = NULL, deleted = ? WHERE namespace = ? AND name = ? AND deleted IS NULL",
-		nanos(s.t.orNow(at)), s.t.namespace, name)
+		store.Nanos(s.t.orNow(at)), s.t.namespace, name)
 	if err == nil && n == 0 {
 		err = missing("secret", name)
 	}
@@ -73,6 +73,6 @@ func (s secrets) Delete(name string, at time.Time) error {
 func secret(r row) store.Secret {
 	return store.Secret{
 		Name: r.text(0), Version: r.int(1), Rule: r.text(2), Warning: r.int(3) != 0, MaxAge: time.Duration(r.int(4)),
-		CreatedAt: timeOf(r.int(5)), Deleted: r.int(6) != 0,
+		CreatedAt: store.TimeOf(r.int(5)), Deleted: r.int(6) != 0,
 	}
 }

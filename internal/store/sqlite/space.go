@@ -87,7 +87,7 @@ func (s *db) view(ctx context.Context, namespace string, f func(*tx) error) erro
 	if err != nil {
 		return err
 	}
-	t := &tx{c: c, ctx: ctx, namespace: namespace, now: s.opts.Now}
+	t := &tx{c: c, ctx: ctx, namespace: namespace, now: s.opts.Now, server: s.server}
 	defer func() {
 		t.ended = true
 		_, err := c.exec("ROLLBACK") // ends the snapshot

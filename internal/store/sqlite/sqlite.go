@@ -57,6 +57,7 @@ type db struct {
 	opts   Options
 	tuning tuning
 	path   string
+	server string // of this process: streams of an earlier one are closed
 	log    *slog.Logger
 
 	version atomic.Int64 // of the schema in the file
@@ -101,7 +102,8 @@ func open(ctx context.Context, path string, opts Options, tune tuning) (*db, err
 	}
 	s := &db{
 		opts: opts, tuning: tune, path: path, log: opts.Logger,
-		queue: make(chan *update, opts.MaxBatch), quit: make(chan struct{}), stopped: make(chan struct{}),
+		server: fmt.Sprintf("%d-%d", opts.Now().UnixNano(), os.Getpid()),
+		queue:  make(chan *update, opts.MaxBatch), quit: make(chan struct{}), stopped: make(chan struct{}),
 		wakers: wakers{m: map[string]chan struct{}{}},
 	}
 	w, err := openWriter(path, tune)
@@ -174,12 +176,12 @@ func (s *db) Close() error {
 
 // Create makes a namespace, in epoch 1. Its name is 1 to 63 of a-z, 0-9 and '-', as in a DNS label.
 func (s *db) Create(ctx context.Context, namespace string) error {
-	if !validNamespace(namespace) {
+	if !store.ValidNamespace(namespace) {
 		return fmt.Errorf("creating namespace %q: a name is 1 to 63 of a-z, 0-9 and '-'", clip(namespace))
 	}
 	err := s.update(ctx, "", func(t *tx) error {
 		n, err := t.exec("INSERT INTO namespaces (namespace, created) VALUES (?, ?) ON CONFLICT DO NOTHING",
-			namespace, nanos(s.opts.Now()))
+			namespace, store.Nanos(s.opts.Now()))
 		if err == nil && n == 0 {
 			err = store.ErrConflict
 		}
@@ -205,18 +207,6 @@ func (s *db) Namespaces(ctx context.Context) ([]string, error) {
 
 // In returns a namespace. That it exists is checked by each use, which is store.ErrNotFound if not.
 func (s *db) In(namespace string) store.Space { return space{s, namespace} }
-
-func validNamespace(s string) bool {
-	if len(s) < 1 || len(s) > 63 {
-		return false
-	}
-	for _, c := range []byte(s) {
-		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
-			return false
-		}
-	}
-	return true
-}
 
 func clip(s string) string {
 	if len(s) > 80 {

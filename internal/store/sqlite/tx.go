@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"time"
 
 	"github.com/assay-attest/assay/internal/store"
@@ -18,6 +17,7 @@ type tx struct {
 	ctx       context.Context
 	namespace string
 	now       func() time.Time
+	server    string
 	writes    bool
 	ended     bool
 	err       error // a failure of the database: the transaction can't go on, even if its function ignores this
@@ -34,6 +34,8 @@ func (t *tx) Documents() store.Documents { return documents{t} }
 func (t *tx) Secrets() store.Secrets     { return secrets{t} }
 func (t *tx) Tokens() store.Tokens       { return tokens{t} }
 func (t *tx) Audit() store.Audit         { return audit{t} }
+func (t *tx) Streams() store.Streams     { return streams{t} }
+func (t *tx) Purges() store.Purges       { return purges{t} }
 
 // exists fixes the snapshot by reading, and refuses a namespace that was never created.
 func (t *tx) exists() error {
@@ -122,31 +124,12 @@ func capped(limit int) int64 {
 	return int64(limit)
 }
 
-// nanos is a time as it is stored; times beyond the range of int64 nanoseconds (years 1678 to 2262) become its ends, of
-// which the lower one is the zero time.
-func nanos(t time.Time) int64 {
-	switch {
-	case t.Before(time.Unix(0, math.MinInt64)):
-		return math.MinInt64
-	case t.After(time.Unix(0, math.MaxInt64)):
-		return math.MaxInt64
-	}
-	return t.UnixNano()
-}
-
-func timeOf(n int64) time.Time {
-	if n == math.MinInt64 {
-		return time.Time{}
-	}
-	return time.Unix(0, n).UTC()
-}
-
 // orNow is t as it will be read again; the zero time is now.
 func (t *tx) orNow(at time.Time) time.Time {
 	if at.IsZero() {
 		at = t.now()
 	}
-	return timeOf(nanos(at))
+	return store.TimeOf(store.Nanos(at))
 }
 
 func digestOf(s string) (rats.Digest, error) {

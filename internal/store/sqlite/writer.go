@@ -227,7 +227,7 @@ func (b *batch) run(u *update) {
 		b.broken = err
 		return
 	}
-	t := &tx{c: b.c, ctx: u.ctx, namespace: u.namespace, now: b.opts.Now, writes: true}
+	t := &tx{c: b.c, ctx: u.ctx, namespace: u.namespace, now: b.opts.Now, server: b.server, writes: true}
 	u.err = t.exists()
 	if u.err == nil {
 		u.turn <- t

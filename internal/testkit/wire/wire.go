@@ -39,6 +39,8 @@ type Options struct {
 type Machine struct {
 	// Attesters collect formats besides the TPM's quote, after it.
 	Attesters []rats.Attester
+	// Keys are those of an enclave that is used instead of Enclave; an Attester runs its plans.
+	Keys []rats.BoundKey
 
 	opt      Options
 	TPM      *softtpm.TPM
@@ -127,9 +129,13 @@ func (m *Machine) Manifest(c api.Challenge) (rats.Manifest, error) {
 	if err != nil {
 		return rats.Manifest{}, err
 	}
+	own := m.Keys
+	if own == nil {
+		own = m.Enclave.Keys()
+	}
 	return rats.Manifest{
 		Purpose: c.Purpose, Namespace: m.Joined.Namespace, Node: m.Joined.Node, Verifier: c.Verifier, Nonce: c.Nonce,
-		Instance: m.Instance, Keys: append(m.Enclave.Keys(), rats.BoundKey{Use: rats.KeyTLS, Public: spki}), Formats: c.Formats,
+		Instance: m.Instance, Keys: append(slices.Clone(own), rats.BoundKey{Use: rats.KeyTLS, Public: spki}), Formats: c.Formats,
 	}, nil
 }
 
@@ -158,6 +164,10 @@ func (m *Machine) AnswerBound(ctx context.Context, c api.Challenge, b rats.Bindi
 			e, err := m.Attesters[i].Collect(ctx, ask)
 			if err != nil {
 				return s, err
+			}
+			if e.MediaType == api.TypeSealed {
+				s.Sealed = append(s.Sealed, api.Sealed{Format: e.Format, Data: e.Body})
+				continue
 			}
 			s.Evidence = append(s.Evidence, e)
 			continue

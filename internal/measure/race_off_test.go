@@ -1,0 +1,5 @@
+//go:build !race
+
+package measure
+
+const manyFiles = 10_000_000

@@ -1,0 +1,6 @@
+//go:build race
+
+package measure
+
+// manyFiles is less under the race detector, which makes each step ten times as slow.
+const manyFiles = 500_000
