@@ -269,7 +269,13 @@ func (s *launchSite) status(m *Machine) keeper.Status {
 func (s *launchSite) off(m *Machine) {
 	s.t.Helper()
 	s.run(m, "sync")
+	s.stop(m)
+}
+
+func (s *launchSite) stop(m *Machine) {
+	s.t.Helper()
 	m.Stop()
+	s.t.Logf("this boot took %.1f s of processor time", m.Processor().Seconds())
 }
 
 // authorise carries a plan to the owner and the signed set back.

@@ -98,7 +98,7 @@ func TestRootOpensInTheInitramfsOverAnUpdateAndNotForTheOldKernel(t *testing.T) 
 func (s *launchSite) rootWithoutKeeperForgesNothing(p *policy.Policy) {
 	s.t.Helper()
 	m := s.boot(Config{Tier: UKI, Image: s.unified(launchLine, s.initramfs(InitramfsTools, nil))})
-	defer m.Stop()
+	defer s.stop(m)
 	run := "/usr/lib/assay/assay-keeper run --config /etc/assay/keeper.json --state "
 	s.run(m, "mkdir -m 700 /tmp/own && echo '{\"version\": 1}' >/tmp/own/create.json\n"+
 		run+"/tmp/own >/tmp/keeper.log 2>&1 &\nkeeper=$!\nwhile [ ! -e /run/assay-keeper/capped ] && kill -0 $keeper; do usleep 50000; done; "+startMonitor)
@@ -143,7 +143,7 @@ func (s *launchSite) emergencyShellIsCapped(image []byte, state string) {
 		s.t.Fatal(err)
 	}
 	m := s.start(Config{Tier: UKI, Image: image})
-	defer m.Stop()
+	defer s.stop(m)
 	if _, err := m.AwaitConsole(s.t.Context(), "(initramfs)"); err != nil {
 		s.t.Fatal(err)
 	}
@@ -176,6 +176,7 @@ func TestDracutStartsTheKeeperBeforeTheRootFileSystem(t *testing.T) {
 			t.Errorf("PCR %d is %s, want %s: what it was, capped once", n, got, want)
 		}
 	}
+	s.stop(m)
 }
 
 // secondKeeperGetsNothing starts another keeper from user space, with the configuration of the initramfs and the state on the disk.

@@ -370,6 +370,14 @@ func (m *Machine) Stop() {
 	m.stop()
 }
 
+// Processor returns the processor time that a stopped machine used: about what it takes on cores of its own.
+func (m *Machine) Processor() time.Duration {
+	if m.qemu == nil || m.qemu.ProcessState == nil {
+		return 0
+	}
+	return m.qemu.ProcessState.UserTime() + m.qemu.ProcessState.SystemTime()
+}
+
 // failure is an error with what QEMU said before it ended, if it did.
 func (m *Machine) failure(doing string, why ...error) error {
 	err := errors.Join(why...)
