@@ -67,6 +67,8 @@ type TokenRequest struct {
 	Labels map[string]string `json:"labels,omitempty"`
 	EK     rats.Digest       `json:"ek,omitzero"`   // SHA-256 of the one EK (TPMT_PUBLIC) that may use it
 	TTL    string            `json:"ttl,omitempty"` // at most 1h (default)
+	// Replace lets a TPM join that is a node already: that node is deleted.
+	Replace bool `json:"replace,omitempty"`
 }
 
 // Token is a join token as told once (Secret set) or listed.
@@ -77,6 +79,7 @@ type Token struct {
 	Kind    string            `json:"kind"`
 	Labels  map[string]string `json:"labels,omitempty"`
 	EK      rats.Digest       `json:"ek,omitzero"`
+	Replace bool              `json:"replace,omitempty"`
 	Expires time.Time         `json:"expires"`
 	UsedAt  time.Time         `json:"used_at,omitzero"`
 	UsedBy  string            `json:"used_by,omitempty"`
@@ -132,6 +135,32 @@ type CertificateRequest struct {
 type Certificate struct {
 	Certificate []byte   `json:"certificate"`
 	CAs         [][]byte `json:"cas"`
+}
+
+// AKCertificate is a certificate of a node's attestation key: POST …/nodes/{node}/ak-certificate (the node). It doesn't show
+// the endorsement key.
+type AKCertificate struct {
+	Node        string    `json:"node"`
+	Serial      string    `json:"serial"` // hex
+	Issued      time.Time `json:"issued"`
+	Expires     time.Time `json:"expires"`
+	Certificate []byte    `json:"certificate,omitempty"` // DER; not in lists
+	CAs         [][]byte  `json:"cas,omitempty"`         // DER; not in lists
+}
+
+// RevokedAK is a certificate of an attestation key that was revoked before it ran out.
+type RevokedAK struct {
+	Serial  string    `json:"serial"`
+	Node    string    `json:"node"`
+	At      time.Time `json:"at"`
+	Expires time.Time `json:"expires"` // of the certificate: then it leaves the list
+	Why     string    `json:"why"`     // asked, deleted, revoked, replaced
+}
+
+// AKCertificateList is GET …/ak-certificates (admin).
+type AKCertificateList struct {
+	Certificates []AKCertificate `json:"certificates"`
+	Revoked      []RevokedAK     `json:"revoked,omitempty"`
 }
 
 // ---- attestation ---------------------------------------------------------------------------------------------------
@@ -224,6 +253,8 @@ type Node struct {
 	Policy     *rats.Ref                        `json:"policy,omitempty"`
 	EK         rats.Digest                      `json:"ek,omitzero"`
 	CreatedAt  time.Time                        `json:"created_at"`
+	Quarantine *Quarantine                      `json:"quarantine,omitempty"` // until an administrator lifts it
+	Withheld   string                           `json:"withheld,omitempty"`   // the policy's action that keeps secrets from it
 }
 
 // NodeList is GET …/nodes?after=NAME&limit=N.

@@ -173,7 +173,10 @@ func call[T any](ctx context.Context, c *Client, method, path string, query url.
 			return out, fmt.Errorf("encoding a call: %w", err)
 		}
 		r.body, r.media = b, "application/json"
-		_, r.secret = in.(api.SecretPut)
+		switch in.(type) {
+		case api.SecretPut, api.WebhookRequest:
+			r.secret = true
+		}
 	}
 	return decode[T](c.bytes(ctx, r, maxAnswer))
 }

@@ -24,11 +24,15 @@ const (
 // is yielded as an error with a zero Event: go on ranging to wait, stop to give up. A refusal of the server (*Error below
 // 500) ends it.
 func (c *Client) Events(ctx context.Context, after int64) iter.Seq2[api.Event, error] {
+	return c.events(ctx, after, EventFilter{})
+}
+
+func (c *Client) events(ctx context.Context, after int64, f EventFilter) iter.Seq2[api.Event, error] {
 	return func(yield func(api.Event, error) bool) {
 		pause := eventsPause
 		for ctx.Err() == nil {
 			last := after
-			more, err := c.eventsOnce(ctx, &after, yield)
+			more, err := c.eventsOnce(ctx, &after, f, yield)
 			if !more || ctx.Err() != nil {
 				return
 			}
@@ -54,11 +58,11 @@ func final(err error) bool {
 }
 
 // eventsOnce holds one stream. More is false if the caller stopped.
-func (c *Client) eventsOnce(ctx context.Context, after *int64, yield func(api.Event, error) bool) (more bool, err error) {
+func (c *Client) eventsOnce(ctx context.Context, after *int64, f EventFilter, yield func(api.Event, error) bool) (more bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	from := strconv.FormatInt(*after, 10)
-	res, err := c.stream(ctx, c.path("events")+"?"+url.Values{"after": {from}}.Encode(), map[string]string{"Last-Event-ID": from})
+	res, err := c.stream(ctx, c.path("events")+"?"+f.query(url.Values{"after": {from}}).Encode(), map[string]string{"Last-Event-ID": from})
 	if err != nil {
 		return true, err
 	}

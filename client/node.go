@@ -132,3 +132,8 @@ func (c *Client) ReleaseSecret(ctx context.Context, node, name string) (api.Rele
 func (c *Client) RenewCertificate(ctx context.Context, node string, r api.CertificateRequest) (api.Certificate, error) {
 	return call[api.Certificate](ctx, c, http.MethodPost, c.path("nodes", node, "certificate"), nil, r)
 }
+
+// AKCertificate asks for a certificate of the node's attestation key, over the node's own connection.
+func (c *Client) AKCertificate(ctx context.Context, node string) (api.AKCertificate, error) {
+	return call[api.AKCertificate](ctx, c, http.MethodPost, c.path("nodes", node, "ak-certificate"), nil, struct{}{})
+}

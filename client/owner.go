@@ -219,3 +219,18 @@ func page(after string, limit int) url.Values {
 	}
 	return q
 }
+
+// ListAKCertificates lists the certificates of attestation keys that are good, and those that were revoked.
+func (c *Client) ListAKCertificates(ctx context.Context) (api.AKCertificateList, error) {
+	return call[api.AKCertificateList](ctx, c, http.MethodGet, c.path("ak-certificates"), nil, nil)
+}
+
+// RevokeAKCertificate revokes a certificate of an attestation key by its serial.
+func (c *Client) RevokeAKCertificate(ctx context.Context, serial string) error {
+	return c.drop(ctx, http.MethodDelete, c.path("ak-certificates", serial))
+}
+
+// AKRevocations returns the list of revoked certificates of attestation keys: a CRL in DER. It needs no credential.
+func (c *Client) AKRevocations(ctx context.Context) ([]byte, error) {
+	return c.document(ctx, c.path("ak.crl"), 0)
+}

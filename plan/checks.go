@@ -204,20 +204,6 @@ const (
 	AttrXattrs = "xattrs" // all extended attributes: capabilities, labels, access lists
 )
 
-// attributesSuffix follows the path in the name of an outcome that is about attributes. No path holds a zero byte.
-const attributesSuffix = "\x00attributes"
-
-// AttributesName returns the name of the outcome about the attributes of path p.
-func AttributesName(p []byte) []byte { return append(slices.Clone(p), attributesSuffix...) }
-
-// cutAttributes returns the path of such a name.
-func cutAttributes(name []byte) ([]byte, bool) {
-	if n := len(name) - len(attributesSuffix); n > 0 && string(name[n:]) == attributesSuffix {
-		return name[:n], true
-	}
-	return name, false
-}
-
 func checkAttributes(list []string) error {
 	known := []string{AttrLinks, AttrMode, AttrOwner, AttrXattrs}
 	for i, a := range list {

@@ -88,7 +88,7 @@ func TestOutcomesCarryValues(t *testing.T) {
 		t.Errorf("%+v %v", got, err)
 	}
 	for name, bad := range map[string]Outcome{
-		"too long":        {Test: 1, Name: []byte("a"), Digest: make([]byte, 32), Value: make([]byte, MaxValue+1)},
+		"too long":        {Test: 1, Name: []byte("a"), Digest: make([]byte, 32), Value: make([]byte, MaxProof+1)},
 		"beside an error": {Test: 1, Name: []byte("a"), Err: "x", Value: []byte("v")},
 	} {
 		_, _, err := EncodeOutcomes([]uint32{1}, []Outcome{bad})

@@ -83,6 +83,9 @@ func (p Plan) Check() error {
 			return CodeDocument.Bad(fmt.Sprintf("tests[%d].id", i), fmt.Sprintf("above %d: ids ascend from 1", last), fmt.Sprint(t.ID))
 		}
 		last = t.ID
+		if t.Repeat < 0 || t.Repeat > MaxRepeat || t.Repeat > 0 && !t.Timed {
+			return CodeDocument.Bad(fmt.Sprintf("tests[%d].repeat", i), fmt.Sprintf("0 to %d, of timed tests", MaxRepeat), fmt.Sprint(t.Repeat))
+		}
 		if AlgSize(t.Alg) == 0 {
 			return CodeDocument.Bad(fmt.Sprintf("tests[%d].alg", i), "sha256, sha384 or sha512", clip(t.Alg))
 		}

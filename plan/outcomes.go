@@ -26,7 +26,7 @@ var CodeOutcomes = rats.CodeInfo{
 
 const (
 	outcomesTag = "assay/outcomes/2"
-	timingsTag  = "assay/timings/1"
+	timingsTag  = "assay/timings/2"
 )
 
 // EncodeOutcomes returns the two parts of a report: what was measured, without times, so that equal machines yield equal
@@ -35,15 +35,23 @@ const (
 // empty name is the test itself and needs Err.
 //
 // outcomes: field "assay/outcomes/2" ‖ u32 tests ‖ per test: u32 id ‖ u32 outcomes ‖ per outcome: u16 length, name ‖ u8 length,
-// digest ‖ u16 length, value ‖ u64 size ‖ u8 length, error code. timings: field "assay/timings/1" ‖ u32 outcomes ‖ u64 nanoseconds each. All
-// integers are big-endian; a field is a u32 length and its bytes.
+// digest ‖ u16 length, value ‖ u64 size ‖ u8 length, error code. timings: field "assay/timings/2" ‖ u32 outcomes ‖ per
+// outcome u64 nanoseconds ‖ u64 of the reference hash ‖ u32 conditions ‖ per condition field name ‖ u64 value. All integers are big-endian; a field is a u32 length and its bytes.
 func EncodeOutcomes(tests []uint32, outcomes []Outcome) (bulk, timings []byte, err error) {
+	return EncodeRun(tests, outcomes, nil)
+}
+
+// EncodeRun is EncodeOutcomes with the conditions under which times were taken.
+func EncodeRun(tests []uint32, outcomes []Outcome, conditions []Condition) (bulk, timings []byte, err error) {
+	if err := checkConditions(conditions); err != nil {
+		return nil, nil, err
+	}
 	if len(tests) > MaxTests || len(outcomes) > MaxOutcomes {
 		return nil, nil, badOutcomes(fmt.Sprintf("at most %d tests and %d outcomes", MaxTests, MaxOutcomes), fmt.Sprintf("%d and %d", len(tests), len(outcomes)))
 	}
 	bulk = appendField(make([]byte, 0, 64+8*len(tests)+112*len(outcomes)), []byte(outcomesTag))
 	bulk = binary.BigEndian.AppendUint32(bulk, uint32(len(tests)))
-	timings = appendField(make([]byte, 0, 64+8*len(outcomes)), []byte(timingsTag))
+	timings = appendField(make([]byte, 0, 64+16*len(outcomes)), []byte(timingsTag))
 	timings = binary.BigEndian.AppendUint32(timings, uint32(len(outcomes)))
 	next := 0
 	for _, id := range tests {
@@ -62,6 +70,7 @@ func EncodeOutcomes(tests []uint32, outcomes []Outcome) (bulk, timings []byte, e
 			}
 			bulk = o.append(bulk)
 			timings = binary.BigEndian.AppendUint64(timings, uint64(max(o.Nanos, 0)))
+			timings = binary.BigEndian.AppendUint64(timings, uint64(max(o.Unit, 0)))
 		}
 	}
 	if next != len(outcomes) {
@@ -70,7 +79,7 @@ func EncodeOutcomes(tests []uint32, outcomes []Outcome) (bulk, timings []byte, e
 	if len(bulk) > MaxOutcomeBytes {
 		return nil, nil, badOutcomes(fmt.Sprintf("at most %d bytes", MaxOutcomeBytes), fmt.Sprintf("%d bytes", len(bulk)))
 	}
-	return bulk, timings, nil
+	return bulk, appendConditions(timings, conditions), nil
 }
 
 func (o Outcome) append(b []byte) []byte {
@@ -96,8 +105,8 @@ func (o Outcome) check() error {
 		return badOutcomes("a digest or an error", fmt.Sprintf("a digest of %d bytes and error %q", len(o.Digest), clip(string(o.Err))))
 	case len(o.Digest) != 0 && len(o.Digest) != 32 && len(o.Digest) != 48 && len(o.Digest) != 64:
 		return badOutcomes("a digest of 32, 48 or 64 bytes", fmt.Sprintf("%d bytes", len(o.Digest)))
-	case len(o.Value) > MaxValue || len(o.Value) > 0 && o.Err != "":
-		return badOutcomes(fmt.Sprintf("a value of at most %d bytes, and none beside an error", MaxValue), fmt.Sprintf("%d bytes", len(o.Value)))
+	case len(o.Value) > MaxProof || len(o.Value) > 0 && o.Err != "":
+		return badOutcomes(fmt.Sprintf("a value of at most %d bytes, and none beside an error", MaxProof), fmt.Sprintf("%d bytes", len(o.Value)))
 	case o.Size < 0:
 		return badOutcomes("a size", fmt.Sprint(o.Size))
 	case !plainCode(o.Err):
@@ -126,13 +135,9 @@ func DecodeOutcomes(bulk, timings []byte) (tests []uint32, outcomes []Outcome, e
 	if len(bulk) > MaxOutcomeBytes {
 		return nil, nil, badOutcomes(fmt.Sprintf("at most %d bytes", MaxOutcomeBytes), fmt.Sprintf("%d bytes", len(bulk)))
 	}
-	t := &reader{rest: timings}
-	if string(t.field()) != timingsTag {
-		return nil, nil, CodeOutcomes.Bad("timings", timingsTag, "")
-	}
-	total := t.uint32()
-	if t.bad || total > MaxOutcomes || len(t.rest) != 8*int(total) {
-		return nil, nil, CodeOutcomes.Bad("timings", "8 bytes for each of the outcomes", fmt.Sprintf("%d bytes for %d", len(t.rest), total))
+	total, t, _, err := openTimings(timings)
+	if err != nil {
+		return nil, nil, err
 	}
 	r := &reader{rest: bulk}
 	if string(r.field()) != outcomesTag {
@@ -157,7 +162,7 @@ func DecodeOutcomes(bulk, timings []byte) (tests []uint32, outcomes []Outcome, e
 		}
 	}
 	if !r.done() || !t.done() {
-		return nil, nil, badOutcomes("nothing after the last outcome", fmt.Sprintf("%d bytes and %d timings", len(r.rest), len(t.rest)/8))
+		return nil, nil, badOutcomes("nothing after the last outcome", fmt.Sprintf("%d bytes and %d timings", len(r.rest), len(t.rest)/16))
 	}
 	return tests, outcomes, nil
 }
@@ -168,11 +173,11 @@ func section(r, t *reader, id, count uint32, outcomes []Outcome) ([]Outcome, err
 		o := Outcome{Test: id, Name: r.take(int(r.uint16())), Digest: r.take(int(r.uint8())), Value: r.take(int(r.uint16()))}
 		size := r.uint64()
 		o.Err = rats.Code(r.take(int(r.uint8())))
-		nanos := t.uint64()
-		if r.bad || size > math.MaxInt64 || nanos > math.MaxInt64 {
+		nanos, unit := t.uint64(), t.uint64()
+		if r.bad || size > math.MaxInt64 || nanos > math.MaxInt64 || unit > math.MaxInt64 {
 			return nil, badOutcomes("an outcome", "truncated, or a number out of range")
 		}
-		o.Size, o.Nanos = int64(size), int64(nanos)
+		o.Size, o.Nanos, o.Unit = int64(size), int64(nanos), int64(unit)
 		if err := o.check(); err != nil {
 			return nil, err
 		}

@@ -29,11 +29,14 @@ const Version1 = 1
 
 // Test is one thing to measure.
 type Test struct {
-	ID    uint32          `json:"id"`   // unique in the plan
-	Kind  string          `json:"kind"` // KindFile, KindGlob, KindDir, KindCommand, KindCheck
-	Alg   string          `json:"alg"`  // sha256, sha384, sha512
-	Args  json.RawMessage `json:"args"` // FileArgs, GlobArgs, DirArgs, CommandArgs, CheckArgs
-	Timed bool            `json:"timed,omitempty"`
+	ID   uint32          `json:"id"`   // unique in the plan
+	Kind string          `json:"kind"` // KindFile, KindGlob, KindDir, KindCommand, KindCheck
+	Alg  string          `json:"alg"`  // sha256, sha384, sha512
+	Args json.RawMessage `json:"args"` // FileArgs, GlobArgs, DirArgs, CommandArgs, CheckArgs
+	// Timed tests are measured in units of a reference hash, and their durations are judged. Repeat is how often each file is
+	// measured (1 to MaxRepeat; 0 is 1): the shortest duration counts, and all must yield the same.
+	Timed  bool `json:"timed,omitempty"`
+	Repeat int  `json:"repeat,omitempty"`
 }
 
 // The kinds of tests.
@@ -55,6 +58,14 @@ type FileOptions struct {
 	// and special files too: each yields an outcome of its own, called AttributesName(path).
 	Attributes []string `json:"attributes,omitempty"`
 	Direct     bool     `json:"direct,omitempty"` // read contents past the page cache
+	// Chunk makes it a Merkle tree over chunks of that many bytes: see Merkle, as for Trust, Spots and Seed.
+	Chunk int64  `json:"chunk,omitempty"`
+	Trust string `json:"trust,omitempty"`
+	Spots int    `json:"spots,omitempty"`
+	Seed  []byte `json:"seed,omitempty"`
+	// Verity measures the kernel's fs-verity digest (of sha256 or sha512, as the file has it) instead of the content, which
+	// is not read: the kernel checks it page by page whenever it is.
+	Verity bool `json:"verity,omitempty"`
 }
 
 // GlobArgs are the arguments of KindGlob: an absolute pattern with the syntax of path.Match in each element; '*' does
@@ -84,8 +95,9 @@ type Outcome struct {
 	Test   uint32    // the test's ID
 	Name   []byte    // path, or item, that was measured, bytes
 	Digest []byte    // sum by the test's algorithm; empty if Err
-	Value  []byte    // what the digest is of, where the test discloses it; at most MaxValue bytes
-	Size   int64     // bytes hashed
-	Nanos  int64     // duration by the runner's clock
+	Value  []byte    // what the digest is of, where the test discloses it, at most MaxValue bytes; a proof (Tree.Proof)
+	Size   int64     // bytes hashed; of a Merkle tree, the file's size
+	Nanos  int64     // duration by the runner's clock, of repetitions the shortest
+	Unit   int64     // duration of the reference hash at the same moment, of timed tests; 0: not known
 	Err    rats.Code // why there is no digest
 }

@@ -18,6 +18,8 @@ type Scope struct {
 	Exclude    [][]byte     // of KindDir and KindCheck
 	Attributes []string     // of files: what is measured beside contents
 	Direct     bool         // of files: contents are read past the page cache
+	Merkle     *Merkle      // of files: nil for plain digests
+	Verity     bool         // of files: the kernel's fs-verity digests instead of contents
 	Command    *CommandArgs // of KindCommand
 	Check      *CheckArgs   // of KindCheck
 }
@@ -69,11 +71,14 @@ func (s Scope) with(text string, exclude []string, o FileOptions) (Scope, error)
 	if err := checkAttributes(o.Attributes); err != nil {
 		return Scope{}, err
 	}
-	s.Attributes, s.Direct = o.Attributes, o.Direct
+	m, err := o.merkle()
+	if err != nil {
+		return Scope{}, err
+	}
+	s.Attributes, s.Direct, s.Merkle, s.Verity = o.Attributes, o.Direct, m, o.Verity
 	if len(exclude) > MaxExcludes {
 		return Scope{}, fmt.Errorf("%d excludes, at most %d", len(exclude), MaxExcludes)
 	}
-	var err error
 	if s.Path, err = ParsePath(text); err != nil {
 		return Scope{}, err
 	}
@@ -157,7 +162,7 @@ func (s Scope) Excluded(p []byte) bool {
 	return false
 }
 
-// Covers says whether an outcome called p belongs to the test: a regular file's path, the attributes of anything that lies
+// Covers says whether an outcome called p belongs to the test: a regular file's path (ContentName), the attributes of anything that lies
 // where the test looks (AttributesName), the label of a command, an item of a check.
 func (s Scope) Covers(p []byte) bool {
 	if s.Kind == KindCheck {
@@ -166,10 +171,11 @@ func (s Scope) Covers(p []byte) bool {
 	if s.Kind == KindCommand {
 		return bytes.Equal(p, s.Path)
 	}
-	if path, ok := cutAttributes(p); ok {
+	path, what := CutName(p)
+	if IsAttributes(what) {
 		return len(s.Attributes) > 0 && (s.coversFile(path) || s.Kind == KindDir && bytes.Equal(path, s.Path) && !s.Excluded(path))
 	}
-	return s.coversFile(p)
+	return what == s.contentWhat() && s.coversFile(path)
 }
 
 func (s Scope) coversFile(p []byte) bool {

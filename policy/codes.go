@@ -122,5 +122,5 @@ var Codes = []rats.CodeInfo{
 	CodeSelectorUnevaluable, CodeFormatMissing, CodeMarkRefused, CodeLinkMissing,
 	CodeRuleFailed, CodeRuleUnevaluable, CodeConditionFalse, CodeConditionUnevaluable,
 	CodeEvidenceOld, CodeEvidenceUndated, CodeEvidenceExpired, CodeKeyConflict, CodeLookupFailed, CodeReasonsMore,
-	CodeGateEmpty, CodeEnrolmentUnvouched, CodePlanInvalid,
+	CodeGateEmpty, CodeEnrolmentUnvouched, CodePlanInvalid, CodeActionBad, CodeEventBad,
 }

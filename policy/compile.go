@@ -53,6 +53,8 @@ type document struct {
 		Severity string `yaml:"severity"`
 		Message  string `yaml:"message"`
 	} `yaml:"rules"`
+	On      []string    `yaml:"on"`
+	Actions []actionDoc `yaml:"actions"`
 }
 
 var namePattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
@@ -74,6 +76,7 @@ func Compile(doc []byte, ds []*rats.Descriptor) (*Policy, []rats.Reason) {
 	c.links()
 	c.demand()
 	c.conditions()
+	c.actions()
 	if len(src.errors) > 0 {
 		return nil, src.errors
 	}

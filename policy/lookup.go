@@ -4,6 +4,7 @@ import (
 	"iter"
 	"time"
 
+	"github.com/assay-attest/assay/plan"
 	"github.com/assay-attest/assay/rats"
 	"github.com/assay-attest/assay/refvalue"
 )
@@ -54,6 +55,22 @@ func (r *recorder) Names(set, prefix string) (iter.Seq[string], error) {
 		r.failed(set, err)
 	}
 	return names, err
+}
+
+// Windows returns what lab runs took, nil if the set, or the look-up, doesn't know it.
+func (r *recorder) Windows(set string) (*plan.Windows, error) {
+	r.use(set)
+	x, ok := r.lookup.(interface {
+		Windows(set string) (*plan.Windows, error)
+	})
+	if !ok {
+		return nil, nil
+	}
+	w, err := x.Windows(set)
+	if err != nil {
+		r.failed(set, err)
+	}
+	return w, err
 }
 
 // Ref implements rats.Lookup.

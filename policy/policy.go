@@ -42,6 +42,8 @@ type Policy struct {
 	links          []rats.Link
 	sections       []section // needs first
 	rules          []rule
+	on             []string
+	actions        []Action
 	env            *environment
 	warnings       []rats.Reason
 	memo           *memo
@@ -59,6 +61,11 @@ type section struct {
 type Planned interface {
 	// Tests lists what is to be measured. The seed is fresh for every challenge and chooses spot checks.
 	Tests(l rats.Lookup, seed [32]byte) ([]plan.Test, plan.Limits, error)
+}
+
+// Rotating is implemented by planned rules whose tests may take turns.
+type Rotating interface {
+	TestsAt(rats.Lookup, plan.Moment) ([]plan.Test, plan.Limits, error)
 }
 
 // Timeless is implemented by Rules whose Check doesn't depend on its time argument (apart from the expiry of sets, which
@@ -146,7 +153,13 @@ func (s section) planned() bool {
 // verifier makes it again to know what was asked. Its error is a MissingInput of a reference set, a BadEvidence of
 // CodePlanInvalid, or the section's own. Without planned formats the plan has no tests.
 func (p *Policy) Plan(l rats.Lookup, seed [32]byte) (plan.Plan, error) {
-	out := plan.Plan{ID: [16]byte(rats.SHA256(seed[:]).Sum[:16]), Version: plan.Version1}
+	return p.PlanAt(l, plan.Moment{Seed: seed})
+}
+
+// PlanAt is Plan at a moment: of tests that take turns it holds those whose turn it is, and some chosen by the seed.
+func (p *Policy) PlanAt(l rats.Lookup, m plan.Moment) (plan.Plan, error) {
+	m.Every = p.every
+	out := plan.Plan{ID: [16]byte(rats.SHA256(m.Seed[:]).Sum[:16]), Version: plan.Version1}
 	if l == nil {
 		l = &noLookup{}
 	}
@@ -156,7 +169,14 @@ func (p *Policy) Plan(l rats.Lookup, seed [32]byte) (plan.Plan, error) {
 		if !ok {
 			continue
 		}
-		tests, limits, err := r.Tests(l, seed)
+		var tests []plan.Test
+		var limits plan.Limits
+		var err error
+		if t, ok := s.rules.(Rotating); ok {
+			tests, limits, err = t.TestsAt(l, m)
+		} else {
+			tests, limits, err = r.Tests(l, m.Seed)
+		}
 		if err != nil {
 			return plan.Plan{}, err
 		}

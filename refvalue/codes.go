@@ -40,6 +40,10 @@ var (
 		Code: "refvalue.entry.digest", Title: "bad, doubled or missing digest in a reference set",
 		Hint: "an entry lists 1 to 64 different digests as alg:hex in lower case", Slot: rats.Executables,
 	}
+	CodeTiming = rats.CodeInfo{
+		Code: "refvalue.timing.malformed", Title: "bad times in a reference set",
+		Hint: "let assay ref calibrate write them", Slot: rats.Executables,
+	}
 	CodeSetMissing = rats.CodeInfo{
 		Code: "refvalue.set.missing", Title: "reference set not at hand",
 		Hint: "store a reference set of this name, or correct the name in the policy", Slot: rats.Executables,
@@ -53,5 +57,5 @@ var (
 // Codes lists every code of this package.
 var Codes = []rats.CodeInfo{
 	CodeSetSyntax, CodeSetField, CodeSetType, CodeSetEmpty, CodeSetBounds, CodeSetTime,
-	CodeEntryName, CodeEntryOrder, CodeEntryDigest, CodeSetMissing, CodeSetExpired,
+	CodeEntryName, CodeEntryOrder, CodeEntryDigest, CodeTiming, CodeSetMissing, CodeSetExpired,
 }

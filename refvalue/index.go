@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/assay-attest/assay/plan"
 	"github.com/assay-attest/assay/rats"
 )
 
@@ -62,6 +63,15 @@ func (x *Index) Names(set, prefix string) (iter.Seq[string], error) {
 func (x *Index) Ref(set string) (rats.Ref, error) {
 	v, err := x.get(set)
 	return v.Ref, err
+}
+
+// Windows returns what lab runs took, nil if the set doesn't say. Its error is CodeSetMissing.
+func (x *Index) Windows(set string) (*plan.Windows, error) {
+	v, err := x.get(set)
+	if err != nil {
+		return nil, err
+	}
+	return v.Set.windows, nil
 }
 
 // Expires says when a set expires, the zero time if never. Its error is CodeSetMissing.

@@ -16,7 +16,7 @@ import (
 //	 "entries":[{"name":"/usr/bin/ls","digests":["sha256:…"],"size":138208}]}
 //
 // It is one pass over the bytes, without a tree. Unknown and doubled fields, names out of order, entries without digests,
-// empty sets and trailing bytes are refused; fields may come in any order, source, expires and size may be absent.
+// empty sets and trailing bytes are refused; fields may come in any order, source, expires, timing (see WithWindows) and size may be absent.
 // Errors are *rats.BadEvidence with one of this package's codes.
 func Parse(b []byte) (*Set, error) {
 	if len(b) > MaxBytes {
@@ -36,6 +36,7 @@ func Parse(b []byte) (*Set, error) {
 		"source":  func(path string) (err error) { s.head.Source, err = p.text(path); return err },
 		"created": func(path string) (err error) { s.head.Created, err = p.time(path); return err },
 		"expires": func(path string) (err error) { s.head.Expires, err = p.time(path); return err },
+		"timing":  func(path string) (err error) { s.windows, err = p.windows(path); return err },
 		"entries": func(path string) error {
 			return p.array(path, func(path string) error { return p.entry(s, path) })
 		},
@@ -63,6 +64,9 @@ func (s *Set) Encode() []byte {
 	fmt.Fprintf(&b, ",\"created\":%s", jsonText(s.head.Created.Format(time.RFC3339)))
 	if !s.head.Expires.IsZero() {
 		fmt.Fprintf(&b, ",\"expires\":%s", jsonText(s.head.Expires.Format(time.RFC3339)))
+	}
+	if s.windows != nil {
+		encodeWindows(&b, s.windows)
 	}
 	b.WriteString(",\"entries\":[")
 	for i, n := range s.names {

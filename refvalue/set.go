@@ -16,6 +16,7 @@ import (
 	"sort"
 	"time"
 
+	"github.com/assay-attest/assay/plan"
 	"github.com/assay-attest/assay/rats"
 )
 
@@ -55,6 +56,8 @@ type Set struct {
 	sizes []int64
 	sums  [][32]byte             // of the SHA-256 digests
 	other map[uint32]rats.Digest // every other digest, by its position
+
+	windows *plan.Windows // nil: it doesn't say what lab runs took
 }
 
 // New builds a set from entries in any order. It refuses what Parse would.
@@ -129,7 +132,7 @@ func (s *Set) finish() error {
 	case len(s.names) == 0:
 		return CodeSetEmpty.Bad("entries", "at least one entry", "none")
 	}
-	return nil
+	return checkWindows(s.windows)
 }
 
 func canonicalName(s string) bool {

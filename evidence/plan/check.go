@@ -35,8 +35,9 @@ var (
 
 // Codes lists what this package refuses with, those of package plan that its evidence can yield included.
 var Codes = append(slices.Clone(plan.Codes),
-	CodeProfile, CodeParams, CodeUnvouched, CodeKey, CodePlanSigner, CodeNonce, CodeManifest, CodePlan, CodeSequence, CodeTests, CodeStray,
-	CodeNoTests, CodeName, CodeScope, CodeAlg, CodeJudge, CodeReference, CodeSeverity, CodeLimits,
+	CodeProfile, CodeParams, CodeUnvouched, CodeKey, CodePlanSigner, CodeNonce, CodeManifest, CodePlan, CodeSequence, CodeTests, CodeStray, CodeProof,
+	CodeNoTests, CodeName, CodeScope, CodeAlg, CodeJudge, CodeReference, CodeSeverity, CodeLimits, CodeTiming, CodeDuration, CodeWindow, CodePace, CodeSpread, CodeWindows,
+	CodeSample, CodeSampleSize, CodeCoverage,
 	CodeChanged, CodeUnknown, CodeUnreadable, CodeMissing, CodeDenied, CodeItem, CodeValue, CodeAbsent, CodePattern, CodeUnmeasured, CodeExpired, CodeMore, CodeFailed, CodeUntested, CodeSet, CodeClaims,
 )
 
@@ -58,6 +59,7 @@ func (r *Rules) Check(claims rats.Claims, refs rats.Lookup, now time.Time) []rat
 		run[k] = append(run[k], t.ID)
 	}
 	out := &report{}
+	rules := make(map[uint32]TestRule)
 	for _, rule := range r.List {
 		t, err := rule.test(1)
 		if err != nil {
@@ -66,6 +68,15 @@ func (r *Rules) Check(claims rats.Claims, refs rats.Lookup, now time.Time) []rat
 		}
 		k, scope := rule.key(t)
 		ids := run[k]
+		if rule.Sample != nil && len(ids) == 0 {
+			if !rule.many() {
+				continue // it wasn't its turn: the verifier saw to it that what was ordered was run
+			}
+			s := &check{codes: codesOf(scope.Kind), rule: rule, scope: scope, refs: refs, now: now, out: out}
+			if refs == nil || !s.populated() || s.sampled(run, measured) {
+				continue
+			}
+		}
 		if len(ids) == 0 {
 			out.test(CodeUntested.At(rats.None, rats.EscapePath(scope.Path), "a run of this test", "none"), rule)
 			continue
@@ -73,9 +84,13 @@ func (r *Rules) Check(claims rats.Claims, refs rats.Lookup, now time.Time) []rat
 		if len(ids) > 1 { // two rules may measure the same against different sets
 			run[k] = ids[1:]
 		}
+		rules[ids[0]] = rule
+		rule.times(c, ids[0], out)
 		c := &check{codes: codesOf(scope.Kind), rule: rule, scope: scope, refs: refs, now: now, out: out}
 		c.run(measured[ids[0]])
 	}
+	r.coverage(c.Coverage, refs, out)
+	r.Timing.run(c, refs, rules, out)
 	return out.reasons()
 }
 
@@ -86,11 +101,14 @@ func (t Test) key() string {
 
 // testOf describes a test in claims.
 func testOf(t plan.Test, s plan.Scope) Test {
+	if plain, err := t.WithSeed(nil); err == nil {
+		t = plain
+	}
 	out := Test{ID: t.ID, Kind: t.Kind, Alg: t.Alg, Path: rats.EscapePath(s.Path)}
 	for _, e := range s.Exclude {
 		out.Exclude = append(out.Exclude, rats.EscapePath(e))
 	}
-	if s.Kind == plan.KindCommand || s.Kind == plan.KindCheck || len(s.Attributes) > 0 || s.Direct {
+	if s.Kind == plan.KindCommand || s.Kind == plan.KindCheck || len(s.Attributes) > 0 || s.Direct || s.Merkle != nil || s.Verity {
 		out.Args = string(t.Args)
 	}
 	return out

@@ -26,8 +26,10 @@ type Params struct {
 
 // Resume is what one verification leaves to the next of the same node, as JSON in Inputs.Resume.
 type Resume struct {
-	Signer   rats.Digest `json:"signer"`   // SHA-256 of the enclave's signing key
-	Sequence uint64      `json:"sequence"` // of its last accepted report
+	Signer   rats.Digest `json:"signer"`            // SHA-256 of the enclave's signing key
+	Sequence uint64      `json:"sequence"`          // of its last accepted report
+	Covered  []byte      `json:"covered,omitempty"` // units that took their turn: 8 bytes of a digest, 4 of Unix time, ascending
+	Since    int64       `json:"since,omitempty"`   // Unix time from which they are noted
 }
 
 // New returns the verifier.

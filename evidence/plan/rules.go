@@ -30,6 +30,7 @@ const (
 type Rules struct {
 	List   []TestRule `yaml:"tests"`
 	Limits Limits     `yaml:"limits,omitempty"`
+	Timing TimingRule `yaml:"timing,omitempty"`
 }
 
 // TestRule is one test with what its outcomes are compared with. Paths are absolute, in text form (control bytes, % and
@@ -45,6 +46,15 @@ type TestRule struct {
 	Exclude    []string      `yaml:"exclude,omitempty"`    // of dir and checks: paths at and below which nothing is measured
 	Attributes []string      `yaml:"attributes,omitempty"` // of files: links, mode, owner, xattrs are measured too
 	Direct     bool          `yaml:"direct,omitempty"`     // of files: read past the page cache
+	Chunk      int64         `yaml:"chunk,omitempty"`      // of files: a Merkle tree over chunks of so many bytes, a power of two
+	Trust      string        `yaml:"trust,omitempty"`      // of files with chunk: ctime or verity says which are not read again
+	Spots      int           `yaml:"spots,omitempty"`      // of files with chunk: random chunks that are read each time, of a file that didn't seem to change
+	Verity     bool          `yaml:"verity,omitempty"`     // of files: the kernel's fs-verity digest instead of the content
+	Timed      bool          `yaml:"timed,omitempty"`      // durations are reported and judged
+	Repeat     int           `yaml:"repeat,omitempty"`     // of timed files: the shortest of so many measurements counts
+	TMin       time.Duration `yaml:"tmin,omitempty"`       // of timed tests: least that each measurement takes
+	TMax       time.Duration `yaml:"tmax,omitempty"`       // of timed tests: most
+	Timing     string        `yaml:"timing,omitempty"`     // of timed tests, what is outside of tmin, tmax or its window: advisory (default), warn, fail
 	Env        []string      `yaml:"env,omitempty"`        // of a command: LANG=…, LC_ALL=…, TZ=…
 	Status     bool          `yaml:"status,omitempty"`     // of a command: its exit status is measured too
 	Bytes      int64         `yaml:"bytes,omitempty"`      // of a command: most it may print
@@ -64,6 +74,7 @@ type TestRule struct {
 	Severity  string              `yaml:"severity,omitempty"`  // of what is changed or unreadable: fail (default), warning
 	Unknown   string              `yaml:"unknown,omitempty"`   // of what nothing names; default: severity
 	Missing   string              `yaml:"missing,omitempty"`   // of what the set names and was not found; default: severity
+	Sample    *Sample             `yaml:"sample,omitempty"`    // measured in turns, a part each time
 }
 
 // Limits bound one run; zero is the agent's own limit.
@@ -82,6 +93,7 @@ func (r *Rules) Lint() []rats.Reason {
 	if r.Limits.Files < 0 || r.Limits.Bytes < 0 || r.Limits.Time < 0 {
 		out = append(out, CodeLimits.Refuse("plan.limits", "none below zero", fmt.Sprintf("%+v", r.Limits)))
 	}
+	out = append(out, r.lintTiming()...)
 	names := make(map[string]bool, len(r.List))
 	checks := make(map[[2]string]bool)
 	for i, t := range r.List {
@@ -108,6 +120,8 @@ func (t TestRule) lint(at string) []rats.Reason {
 		out = append(out, CodeAlg.Refuse(at+".alg", "sha256, sha384 or sha512", fmt.Sprintf("%q", t.Alg)))
 	}
 	out = append(out, t.lintJudges(at)...)
+	out = append(out, t.lintSample(at)...)
+	out = append(out, t.lintTiming(at)...)
 	for _, s := range []struct{ field, value string }{{".severity", t.Severity}, {".unknown", t.Unknown}, {".missing", t.Missing}} {
 		if s.value != "" && s.value != SeverityFail && s.value != SeverityWarning {
 			out = append(out, CodeSeverity.Refuse(at+s.field, "fail or warning", fmt.Sprintf("%q", s.value)))
@@ -148,6 +162,10 @@ func (t TestRule) foreign() string {
 		{"exclude", len(t.Exclude) > 0, t.Dir != "" || t.Check != ""},
 		{"attributes", len(t.Attributes) > 0, files},
 		{"direct", t.Direct, files},
+		{"chunk", t.Chunk != 0, files},
+		{"trust", t.Trust != "", files},
+		{"spots", t.Spots != 0, files},
+		{"verity", t.Verity, files},
 		{"env", len(t.Env) > 0, len(t.Command) > 0},
 		{"status", t.Status, len(t.Command) > 0},
 		{"bytes", t.Bytes != 0, len(t.Command) > 0},
@@ -211,7 +229,15 @@ func (t TestRule) alg() string {
 }
 
 func (t TestRule) test(id uint32) (plan.Test, error) {
-	options := plan.FileOptions{Attributes: t.Attributes, Direct: t.Direct}
+	out, err := t.plain(id)
+	out.Timed, out.Repeat = t.Timed, t.Repeat
+	return out, err
+}
+
+func (t TestRule) plain(id uint32) (plan.Test, error) {
+	options := plan.FileOptions{
+		Attributes: t.Attributes, Direct: t.Direct, Chunk: t.Chunk, Trust: t.Trust, Spots: t.Spots, Verity: t.Verity,
+	}
 	switch {
 	case t.File != "":
 		return plan.NewFilesTest(id, plan.KindFile, t.alg(), t.File, nil, options)
@@ -236,17 +262,10 @@ func (r *Rules) Slots() []rats.Slot { return []rats.Slot{rats.Executables, rats.
 // Params implements rats.Rules: what is asked of the enclave is a signed order, made of Tests.
 func (r *Rules) Params() []byte { return nil }
 
-// Tests returns what the section wants measured, with ids 1, 2, … in the section's order. It depends on neither the
-// reference values nor the seed yet: a test names all files of its scope.
-func (r *Rules) Tests(rats.Lookup, [32]byte) ([]plan.Test, plan.Limits, error) {
-	out := make([]plan.Test, len(r.List))
-	for i, t := range r.List {
-		var err error
-		if out[i], err = t.test(uint32(i + 1)); err != nil {
-			return nil, plan.Limits{}, fmt.Errorf("making test %q: %w", t.Name, err)
-		}
-	}
-	return out, plan.Limits{Files: r.Limits.Files, Bytes: r.Limits.Bytes, Time: r.Limits.Time}, nil
+// Tests returns all that the section wants measured, whether or not it takes turns, with ids 1, 2, … in the section's
+// order.
+func (r *Rules) Tests(l rats.Lookup, seed [32]byte) ([]plan.Test, plan.Limits, error) {
+	return r.TestsAt(l, plan.Moment{Seed: seed})
 }
 
 func tier(severity, fallback string) rats.Tier {

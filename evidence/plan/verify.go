@@ -59,9 +59,13 @@ func verify(ctx context.Context, e rats.Evidence, in rats.Inputs) (rats.Verified
 	if err != nil {
 		return rats.Verified{}, err
 	}
+	left, err := covering(claims, resume, in)
+	if err != nil {
+		return rats.Verified{}, err
+	}
 	v := rats.Verified{
 		Claims: claims,
-		Resume: resume,
+		Resume: left,
 		Links:  []rats.Link{link(report, in.Facts)},
 	}
 	// An enclave that nothing attests is a process that calls itself one.
@@ -127,26 +131,33 @@ func vouched(r plan.Report, planSigner []byte, f rats.Facts) error {
 }
 
 // fresh checks that the report is of this challenge, manifest and plan, and newer than the last one of the same signer.
-func fresh(r plan.Report, m rats.Manifest, ordered plan.Plan, in rats.Inputs) ([]byte, error) {
+func fresh(r plan.Report, m rats.Manifest, ordered plan.Plan, in rats.Inputs) (now Resume, err error) {
 	switch {
 	case !bytes.Equal(r.Nonce, m.Nonce):
-		return nil, CodeNonce.Bad("report.nonce", rats.SHA256(m.Nonce).String(), rats.SHA256(r.Nonce).String())
+		return now, CodeNonce.Bad("report.nonce", rats.SHA256(m.Nonce).String(), rats.SHA256(r.Nonce).String())
 	case !bytes.Equal(in.Binding.UserData, rats.SHA256(in.Binding.Manifest).Sum) || !bytes.Equal(r.Manifest, in.Binding.UserData):
-		return nil, CodeManifest.Bad("report.manifest", rats.SHA256(in.Binding.Manifest).String(), fmt.Sprintf("sha256:%x", r.Manifest))
+		return now, CodeManifest.Bad("report.manifest", rats.SHA256(in.Binding.Manifest).String(), fmt.Sprintf("sha256:%x", r.Manifest))
 	case !r.Plan.Equal(ordered.Digest()):
-		return nil, CodePlan.Bad("report.plan", ordered.Digest().String(), r.Plan.String())
+		return now, CodePlan.Bad("report.plan", ordered.Digest().String(), r.Plan.String())
 	}
-	now := Resume{Signer: rats.SHA256(r.Signer), Sequence: r.Sequence}
+	now = Resume{Signer: rats.SHA256(r.Signer), Sequence: r.Sequence}
 	if len(in.Resume) > 0 {
 		var last Resume
 		if err := json.Unmarshal(in.Resume, &last); err != nil {
-			return nil, fmt.Errorf("decoding the last verification's state: %w", err)
+			return now, fmt.Errorf("decoding the last verification's state: %w", err)
 		}
 		// Another signer is another enclave, which counts from 1.
 		if last.Signer.Equal(now.Signer) && r.Sequence <= last.Sequence {
-			return nil, CodeSequence.Bad("report.sequence", fmt.Sprintf("above %d", last.Sequence), fmt.Sprint(r.Sequence))
+			return now, CodeSequence.Bad("report.sequence", fmt.Sprintf("above %d", last.Sequence), fmt.Sprint(r.Sequence))
 		}
+		now.Covered, now.Since = last.Covered, last.Since
 	}
+	return now, nil
+}
+
+// covering adds to the claims how far the tests that take turns have come, and returns what to remember.
+func covering(c *Claims, now Resume, in rats.Inputs) ([]byte, error) {
+	c.Coverage, now.Covered, now.Since = cover(c.Tests, now, in.Now)
 	return json.Marshal(now)
 }
 
@@ -173,6 +184,9 @@ func claimsOf(r plan.Report, ordered plan.Plan, bulk, timings []byte) (*Claims, 
 	c := &Claims{
 		Backend: r.Backend, Simulated: r.Simulated,
 		Tests: make([]Test, len(ids)), Measurements: make([]Measurement, 0, len(outcomes)),
+	}
+	if c.Timing, err = timing(ordered, outcomes, timings); err != nil {
+		return nil, err
 	}
 	for i, t := range ordered.Tests {
 		if ids[i] != t.ID {
@@ -212,8 +226,13 @@ func measurement(t plan.Test, scope plan.Scope, o plan.Outcome) (Measurement, er
 		return m, CodeStray.Bad(m.Name, fmt.Sprintf("a path of test %d", t.ID), "another")
 	}
 	m.Digest = rats.Digest{Alg: t.Alg, Sum: o.Digest}
+	if _, what := plan.CutName(o.Name); scope.Merkle != nil && scope.Merkle.Spots > 0 && !plan.IsAttributes(what) {
+		spots, err := spotCheck(t, scope.Merkle, o)
+		m.Spots = spots
+		return m, err
+	}
 	if len(o.Value) > 0 {
-		if !discloses(scope) || !bytes.Equal(sumOf(t.Alg, o.Value), o.Digest) {
+		if len(o.Value) > plan.MaxValue || !discloses(scope) || !bytes.Equal(sumOf(t.Alg, o.Value), o.Digest) {
 			return m, CodeStray.Bad(m.Name, "a value where the test discloses it, with its own digest", fmt.Sprintf("%d bytes", len(o.Value)))
 		}
 		m.Value = rats.EscapePath(o.Value)

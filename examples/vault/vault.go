@@ -16,10 +16,21 @@ const (
 	Target = "target" // None → Paper: the target info by which others make reports for this vault
 	Vouch  = "vouch"  // ForTarget → Paper: a report for another vault
 	Meet   = "meet"   // Introduced → Peer: checks the report of another vault
+
+	Hello   = "hello"   // None → Paper: begins a key exchange with the server of the launch configuration
+	Prove   = "prove"   // Paper (the server's answer) → Paper: the vault's quote, for that server alone
+	Receive = "receive" // Paper (a record of Contents) → Paper (a record of Left): fills the vault
 )
 
-// Store is the OCALL by which the vault hands out its sealed state: Sealed → None.
-const Store = "store"
+// The OCALLs: Store hands out the vault's sealed state, Sealed → None; Complete asks for what surrounds a quote on this
+// platform, Paper → Paper (JSON of rats.Evidence).
+const (
+	Store    = "store"
+	Complete = "complete"
+)
+
+// Provision is the purpose of the vault's key exchange.
+const Provision = "assay/example/vault/provision/1"
 
 // Contents is what the vault is filled with.
 type Contents struct {
@@ -69,7 +80,9 @@ var (
 		Title: "the secret was shown as often as it may be", Hint: "fill the vault anew"}
 	CodeStranger = rats.CodeInfo{Code: "vault.stranger", Slot: rats.RuntimeOpaque,
 		Title: "the report is not of a vault this one trusts", Hint: "it must be of the same signer and product, without DEBUG, and answer the challenge"}
+	CodeNoChannel = rats.CodeInfo{Code: "vault.no-channel", Slot: rats.RuntimeOpaque,
+		Title: "the vault has no channel to its server", Hint: "call hello, hand the message on, call prove with the answer, then receive"}
 )
 
 // Codes are all reasons that the vault gives.
-var Codes = []rats.CodeInfo{CodeEmpty, CodeSpent, CodeStranger}
+var Codes = []rats.CodeInfo{CodeEmpty, CodeSpent, CodeStranger, CodeNoChannel}

@@ -18,6 +18,7 @@ const (
 // renew renews the certificate when two thirds of its life are over.
 func (a *agent) renew(ctx context.Context) error {
 	for {
+		a.certifyAK(ctx)
 		wait, err := a.renewalDue()
 		if err == nil && wait <= 0 {
 			if err = a.renewNow(ctx); err == nil {

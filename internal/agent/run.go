@@ -162,6 +162,7 @@ func (a *agent) run(ctx context.Context, ln net.Listener) error {
 	g.Go(func() error { return a.hold(ctx) })
 	g.Go(func() error { return a.work(ctx) })
 	g.Go(func() error { return a.renew(ctx) })
+	g.Go(func() error { return a.watch(ctx, "/") })
 	err := g.Wait()
 	a.upstream().Close()
 	if errors.Is(err, context.Canceled) {

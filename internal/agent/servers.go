@@ -91,6 +91,12 @@ func (s *servers) RenewCertificate(ctx context.Context, node string, r api.Certi
 	return try(ctx, s, func(u upstream) (api.Certificate, error) { return u.RenewCertificate(ctx, node, r) })
 }
 
+// Wish tells the server the agent holds its stream to, or another.
+func (s *servers) Wish(ctx context.Context, node, event string) error {
+	_, err := try(ctx, s, func(u upstream) (struct{}, error) { return struct{}{}, wish(ctx, u, node, event) })
+	return err
+}
+
 func (s *servers) Close() {
 	for _, u := range s.list {
 		u.Close()

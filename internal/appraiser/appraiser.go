@@ -45,8 +45,10 @@ type Config struct {
 	Now        func() time.Time
 	Rand       io.Reader
 	Log        *slog.Logger
-	TTL        time.Duration // of a challenge; zero: 30 s, at most 60 s (S02)
-	StepTTL    time.Duration // of a continuation; zero: 60 s
+	// Derive returns a key that servers share and nodes don't know: by it tests take turns. Nil: all are in every plan.
+	Derive  func(label string) ([32]byte, error)
+	TTL     time.Duration // of a challenge; zero: 30 s, at most 60 s (S02)
+	StepTTL time.Duration // of a continuation; zero: 60 s
 	// Takeover is how long another server may need to take a node over. Challenges come that much before a node's period is
 	// over, but at most a quarter of it, so that the period holds although a server dies.
 	Takeover time.Duration

@@ -164,16 +164,30 @@ func (a *Appraiser) message(c challenge, asks []rats.Ask, why string, ttl time.D
 	}, nil
 }
 
-// planOf rebuilds the plan of a challenge: a function of policy, reference values and nonce, so that no server has to
-// remember it.
-func planOf(c challenge, view *refs.View, active refs.Active) (plan.Plan, error) {
-	seed := rats.SHA256([]byte("assay/plan-seed/1"), c.Nonce)
-	return active.Plan(view.Index, [32]byte(seed.Sum))
+// planOf rebuilds the plan of a challenge: a function of policy, reference values, nonce, node and the time of its issue, so
+// that no server has to remember it.
+func (a *Appraiser) planOf(c challenge, view *refs.View, active refs.Active) (plan.Plan, error) {
+	var failed error
+	m := plan.Moment{Seed: [32]byte(rats.SHA256([]byte("assay/plan-seed/1"), c.Nonce).Sum), At: c.Asked}
+	if a.cfg.Derive != nil {
+		m.Turn = func(label string) [32]byte {
+			key, err := a.cfg.Derive(fmt.Sprintf("plan/%s/%s/%s/%s", c.Namespace, c.Node, c.Policy.Name, label))
+			if err != nil {
+				failed = err
+			}
+			return key
+		}
+	}
+	p, err := active.PlanAt(view.Index, m)
+	if failed != nil {
+		return plan.Plan{}, failed
+	}
+	return p, err
 }
 
 // orders seals the plan to the enclave with the given keys, once per planned format (S05).
 func (a *Appraiser) orders(c challenge, view *refs.View, active refs.Active, keys []rats.BoundKey) ([]rats.Ask, error) {
-	p, err := planOf(c, view, active)
+	p, err := a.planOf(c, view, active)
 	if err != nil {
 		return nil, err
 	}

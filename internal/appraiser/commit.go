@@ -9,6 +9,7 @@ import (
 
 	"github.com/assay-attest/assay/api"
 	"github.com/assay-attest/assay/internal/node"
+	"github.com/assay-attest/assay/internal/notify"
 	"github.com/assay-attest/assay/internal/store"
 	"github.com/assay-attest/assay/rats"
 )
@@ -187,6 +188,13 @@ func (a *Appraiser) updateNode(tx store.Tx, j *judgement, r rats.Result) error {
 			return err
 		}
 	}
+	// The result's own state, not the node's: a quarantine must not keep itself alive, nor hide that the cause is gone.
+	_, err = notify.Judge(tx, j.active.Actions(), &n, notify.Observation{
+		At: r.At, State: rats.VerdictOf(r.Tier, false).State, Reasons: r.Reasons, Result: r.ID, Policy: r.Policy,
+	})
+	if err != nil {
+		return err
+	}
 	if err := tx.Nodes().Put(n); err != nil {
 		return err
 	}
@@ -194,6 +202,9 @@ func (a *Appraiser) updateNode(tx store.Tx, j *judgement, r rats.Result) error {
 	data := map[string]any{
 		"node": n.ID, "name": n.Name, "result": r.ID, "verdict": after.Verdict.Word, "state": after.State,
 		"valid_until": n.Expires, "codes": codesOf(r.Reasons), "instance": rats.SHA256(j.manifest.Instance),
+	}
+	if len(r.Reasons) > 0 {
+		data["findings"] = notify.Findings(r.Reasons) // R039: path and severity of what was found
 	}
 	if err := a.event(tx, EventResult, r.Subject, data); err != nil {
 		return err

@@ -24,6 +24,7 @@ type nodeHub struct {
 	waiters  []waiter
 	alerted  map[rats.Code]time.Time
 	last     lastResult
+	wished   time.Time // when an agent's wish was last granted
 }
 
 // lastResult is what decides whether the next challenge can carry the plan.

@@ -40,7 +40,7 @@ var Codes = []rats.CodeInfo{
 	CodeTokenForged, CodeTokenExpired, CodeTokenOther, CodeTokenSpent, CodePolicyChanged, CodeStepOrder,
 	CodeManifestMalformed, CodeManifestField, CodeManifestNonce, CodeManifestPeer, CodeManifestFormats,
 	CodeManifestSigner, CodeManifestKey, CodeManifestExtra, CodeSealedMalformed, CodeSealedRequired, CodeNodeUnknown,
-	CodeNotConnected, CodeSuperseded, CodeCutOff, CodeMalfunction,
+	CodeNotConnected, CodeWishRate, CodeWishUnwanted, CodeSuperseded, CodeCutOff, CodeMalfunction,
 }
 
 // judgement is one submission on its way through verification.
@@ -261,7 +261,7 @@ func (a *Appraiser) verify(ctx context.Context, j *judgement) error {
 		}
 	}
 	for _, f := range j.active.Planned() {
-		p, err := planOf(j.ch, j.view, j.active)
+		p, err := a.planOf(j.ch, j.view, j.active)
 		if err != nil {
 			return err
 		}

@@ -48,6 +48,14 @@ var (
 		Code: "broker.node.revoked", Title: "the node's enrolment was revoked",
 		Hint: "join the node again if it is to come back", Slot: rats.InstanceIdentity,
 	}
+	CodeQuarantined = rats.CodeInfo{
+		Code: "broker.node.quarantined", Title: "the node is in quarantine",
+		Hint: "find out why; an administrator lifts it with: assay node quarantine NODE --lift", Slot: rats.InstanceIdentity,
+	}
+	CodeWithheld = rats.CodeInfo{
+		Code: "broker.node.withheld", Title: "an action of the policy withholds secrets from the node",
+		Hint: "the action named under 'seen' ends by itself once its condition is gone for as long as it had to hold", Slot: rats.InstanceIdentity,
+	}
 	CodeRequester = rats.CodeInfo{
 		Code: "broker.requester.mismatch", Title: "the connection's key is not the node's",
 		Hint: "ask over the connection of the node that the secret is for", Slot: rats.InstanceIdentity,
@@ -89,7 +97,7 @@ var (
 // Codes lists every code of this package.
 var Codes = []rats.CodeInfo{
 	CodeName, CodeSize, CodeRuleEmpty, CodeRule, CodeAge, CodeUnknown,
-	CodeNode, CodePending, CodeRevoked, CodeRequester, CodeNoResult, CodeWithdrawn, CodeStale, CodeNoKey, CodeVerdict,
+	CodeNode, CodePending, CodeRevoked, CodeQuarantined, CodeWithheld, CodeRequester, CodeNoResult, CodeWithdrawn, CodeStale, CodeNoKey, CodeVerdict,
 	CodeDenied, CodeUnevaluable, CodeRefused,
 }
 

@@ -150,6 +150,10 @@ func enrolled(tx store.Tx, req ReleaseRequest) (store.Node, error) {
 		return store.Node{}, refuse(CodeRevoked, "enrolment", store.EnrolmentApproved, n.Enrolment)
 	case n.Enrolment != store.EnrolmentApproved:
 		return store.Node{}, refuse(CodePending, "enrolment", store.EnrolmentApproved, n.Enrolment)
+	case n.Quarantine != nil:
+		return store.Node{}, refuse(CodeQuarantined, "quarantine", "none", n.Quarantine.By)
+	case n.Withheld != "":
+		return store.Node{}, refuse(CodeWithheld, "withheld", "no action of the policy", n.Withheld)
 	}
 	return n, nil
 }

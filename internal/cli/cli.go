@@ -81,7 +81,7 @@ Exit codes: 0 trusted or done · 1 error · 2 not trusted · 3 unknown or stale 
 	root.PersistentPreRunE = func(*cobra.Command, []string) error { return a.flags.check() }
 	a.flags.register(root.PersistentFlags())
 	root.AddCommand(
-		a.nodeCmd(), a.policyCmd(), a.refCmd(), a.secretCmd(), a.enclaveCmd(), a.sealCmd(),
+		a.nodeCmd(), a.policyCmd(), a.refCmd(), a.secretCmd(), a.webhookCmd(), a.enclaveCmd(), a.sealCmd(),
 		a.serverCmd(), a.agentCmd(), a.evidenceCmd(), a.collateralCmd(),
 		a.quickstartCmd(), a.doctorCmd(), a.benchCmd(), a.versionCmd(), a.docsCmd(),
 	)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/assay-attest/assay/api"
 	"github.com/assay-attest/assay/client"
@@ -12,12 +13,13 @@ import (
 
 func (a *app) nodeEventsCmd() *cobra.Command {
 	var after int64
+	var f client.EventFilter
 	cmd := &cobra.Command{
 		Use:   "events",
 		Short: "follow what happens to nodes, one line each, until interrupted",
 		Long: `Follows the events of the namespace: changes of state, joins, releases. A broken connection is made again where it
-broke. With -o json, one JSON object per line.`,
-		Example: "  assay node events\n  assay node events --after 1200 -o json",
+broke. With -o json, one JSON object per line. docs/events.md lists the kinds and their severities.`,
+		Example: "  assay node events\n  assay node events --after 1200 -o json\n  assay node events --kind 'node.*' --severity critical --node web-1",
 		Args:    exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.connect()
@@ -25,7 +27,7 @@ broke. With -o json, one JSON object per line.`,
 				return err
 			}
 			received := false
-			for e, err := range c.Events(cmd.Context(), after) {
+			for e, err := range c.EventsWhere(cmd.Context(), after, f) {
 				if err != nil {
 					// A stream that held and broke is made again; one that never came about is the caller's to mend.
 					if client.CodeOf(err) != client.CodeLost.Code && !received {
@@ -43,6 +45,7 @@ broke. With -o json, one JSON object per line.`,
 		},
 	}
 	cmd.Flags().Int64Var(&after, "after", 0, "start after this sequence number")
+	filterFlags(cmd.Flags(), &f)
 	return cmd
 }
 
@@ -60,4 +63,11 @@ func (a *app) event(e api.Event) error {
 		_, err = fmt.Fprintf(a.env.Out, "%d  %s  %s  %s  %s\n", e.Seq, at(e.At), clean(e.Kind), clean(e.Subject), clean(string(data)))
 	}
 	return err
+}
+
+// filterFlags are the flags that choose events.
+func filterFlags(flags *pflag.FlagSet, f *client.EventFilter) {
+	flags.StringArrayVar(&f.Kinds, "kind", nil, "kind of events, or node.* for all below node; repeatable; default: all")
+	flags.StringArrayVar(&f.Nodes, "node", nil, "node the events are about; repeatable; default: all")
+	flags.StringVar(&f.Severity, "severity", "", "at least this grave: info, warning, critical")
 }

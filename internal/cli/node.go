@@ -21,7 +21,7 @@ func (a *app) nodeCmd() *cobra.Command {
 	return group("node", "nodes: what gets a verdict",
 		"A node is a host, a VM, a sandbox or an enclave. A node is named by its name or its id (nd_…).",
 		a.nodeListCmd(), a.nodeShowCmd(), a.nodeExplainCmd(), a.nodeAttestCmd(), a.nodeWaitCmd(), a.nodeEventsCmd(),
-		a.nodeHistoryCmd(), a.nodeApproveCmd(), a.nodeRevokeCmd(), a.nodeDeleteCmd(), a.tokenCmd(),
+		a.nodeHistoryCmd(), a.nodeApproveCmd(), a.nodeRevokeCmd(), a.nodeQuarantineCmd(), a.nodeDeleteCmd(), a.tokenCmd(), a.akCmd(),
 	)
 }
 
@@ -62,6 +62,8 @@ func firstReason(n api.Node) string {
 	switch {
 	case n.Enrolment != "approved":
 		return n.Enrolment
+	case n.Quarantine != nil:
+		return "quarantine by " + n.Quarantine.By
 	case len(n.Reasons) == 0:
 		return ""
 	case len(n.Reasons) == 1:
@@ -117,6 +119,12 @@ func (a *app) nodeTable(w io.Writer, n api.Node) {
 	}
 	for _, f := range slices.Sorted(maps.Keys(n.Highlights)) {
 		row(w, string(f), highlightText(n.Highlights[f]))
+	}
+	if q := n.Quarantine; q != nil {
+		row(w, "quarantine", "since "+at(q.At)+" by "+q.By+": "+q.Why)
+	}
+	if n.Withheld != "" {
+		row(w, "secrets withheld", "by the policy's action "+n.Withheld)
 	}
 	for _, r := range n.Reasons {
 		row(w, "reason", r.String())

@@ -24,7 +24,7 @@ import (
 
 func (a *app) refCmd() *cobra.Command {
 	return group("ref", "reference sets: what files should be", "",
-		a.refCaptureCmd(), a.refApplyCmd(), a.refListCmd(), a.refShowCmd(),
+		a.refCaptureCmd(), a.refCalibrateCmd(), a.refApplyCmd(), a.refListCmd(), a.refShowCmd(),
 		a.deleteCmd("ref", "remove a reference set: whatever is compared with it is refused", (*client.Client).DeleteRefSet))
 }
 
@@ -36,6 +36,7 @@ type capture struct {
 	alg, source, out             string
 	expires                      time.Duration
 	upload, partial              bool
+	chunk                        int64
 }
 
 func (a *app) refCaptureCmd() *cobra.Command {
@@ -69,6 +70,7 @@ as unknown on nodes that have it).`,
 	f.StringArrayVar(&o.checks, "check", nil, "what a named check finds, with its options: NAME+OPTION; repeatable")
 	f.StringArrayVar(&o.sysctls, "sysctl", nil, "a kernel parameter; repeatable")
 	f.StringSliceVar(&o.attributes, "attributes", nil, "beside contents: links, mode, owner, xattrs")
+	f.Int64Var(&o.chunk, "chunk", 0, "make Merkle roots over chunks of so many bytes, a power of two, for tests with chunk")
 	f.StringVar(&o.policy, "policy", "", "measure what this policy document wants measured")
 	f.StringVar(&o.alg, "alg", "sha256", "sha256, sha384 or sha512")
 	f.StringVar(&o.source, "source", "", "where the values come from, in words; default: this host and the time")
@@ -87,7 +89,7 @@ func (o capture) tests() ([]plan.Test, plan.Limits, error) {
 	var out []plan.Test
 	add := func(kind string, texts, excludes []string) error {
 		for _, text := range texts {
-			options := plan.FileOptions{Attributes: o.attributes}
+			options := plan.FileOptions{Attributes: o.attributes, Chunk: o.chunk}
 			t, err := plan.NewFilesTest(uint32(len(out)+1), kind, o.alg, text, below(text, excludes), options)
 			if err != nil {
 				return CodeUsage.Bad("--"+kind, "an absolute path without '.', '..' and trailing '/'", err.Error())

@@ -57,6 +57,7 @@ file, not in an argument list.`,
 	f.StringVar(&r.Parent, "parent", "", "name of the node this one runs on")
 	f.StringArrayVar(&label, "label", nil, "label key=value, by which policies select nodes; repeatable")
 	f.StringVar(&ek, "ek", "", "digest of the one endorsement key that may use it, as `assay doctor` prints it")
+	f.BoolVar(&r.Replace, "replace", false, "if the machine is a node already, delete that node")
 	f.DurationVar(&ttl, "ttl", time.Hour, "how long it is good for, at most 1h")
 	return cmd
 }

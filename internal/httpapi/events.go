@@ -5,6 +5,7 @@ import (
 	"math"
 
 	"github.com/assay-attest/assay/api"
+	"github.com/assay-attest/assay/internal/notify"
 	"github.com/assay-attest/assay/internal/store"
 )
 
@@ -21,6 +22,10 @@ func (a *API) events(r *request) (any, error) {
 			return nil, err
 		}
 	}
+	f, err := r.filter()
+	if err != nil {
+		return nil, err
+	}
 	if after < 0 {
 		if err := r.view(func(tx store.Tx) (err error) { after, err = tx.Events().Last(); return err }); err != nil {
 			return nil, err
@@ -35,6 +40,9 @@ func (a *API) events(r *request) (any, error) {
 		if err != nil {
 			return streamed{}, err
 		}
+		if !f.Wants(e) {
+			continue
+		}
 		out := api.Event{Seq: e.Seq, At: e.At.UTC(), Kind: e.Kind, Subject: e.Subject}
 		if len(e.Data) > 0 {
 			out.Data = json.RawMessage(e.Data)
@@ -44,6 +52,27 @@ func (a *API) events(r *request) (any, error) {
 		}
 	}
 	return streamed{}, nil
+}
+
+// filter reads which events are wanted: kind and node, each repeatable, and severity. Without kinds it is all of them.
+func (r *request) filter() (notify.Filter, error) {
+	q := r.URL.Query()
+	f := notify.Filter{Kinds: q["kind"], Severity: q.Get("severity"), Every: true}
+	err := r.view(func(tx store.Tx) error {
+		f.Nodes = nil
+		for _, key := range q["node"] {
+			n, err := findNode(tx, key)
+			if err != nil {
+				return err
+			}
+			f.Nodes = append(f.Nodes, n.ID)
+		}
+		return nil
+	})
+	if err != nil {
+		return f, err
+	}
+	return f, f.Check()
 }
 
 func (a *API) auditList(r *request) (any, error) {

@@ -31,11 +31,16 @@ func (a *API) nodeView(tx store.Tx, namespace string, n store.Node) (api.Node, e
 	if err != nil {
 		return api.Node{}, err
 	}
-	return api.Node{
+	v := api.Node{
 		ID: n.ID, Name: n.Name, Kind: n.Kind, Parent: n.Parent, Labels: n.Labels, Enrolment: n.Enrolment,
 		Connected: connected, State: s.State, Verdict: s.Verdict.Word, Since: s.Since,
 		ValidUntil: s.ValidUntil, LastResult: n.Last, LastAt: n.LastAt, Reasons: s.Why, EK: identity.EKOf(n), Marks: n.Marks, CreatedAt: n.CreatedAt,
-	}, nil
+		Withheld: n.Withheld,
+	}
+	if q := n.Quarantine; q != nil {
+		v.Quarantine = &api.Quarantine{At: q.At, By: q.By, Why: q.Why}
+	}
+	return v, nil
 }
 
 // nodeDetail adds what the last result and the policy in force say.
@@ -89,7 +94,7 @@ func (a *API) nodeList(r *request) (any, error) {
 			if err != nil {
 				return err
 			}
-			out.Nodes = append(out.Nodes, v)
+			out.Nodes = append(out.Nodes, r.shown(v))
 		}
 		return nil
 	})
@@ -108,6 +113,7 @@ func (a *API) nodeGet(r *request) (any, error) {
 			return err
 		}
 		out, err = a.nodeDetail(tx, view, r.namespace, n)
+		out = r.shown(out)
 		return err
 	})
 	return out, err
@@ -129,6 +135,13 @@ func (a *API) nodeDelete(r *request) (any, error) {
 		return nil, err
 	}
 	err = r.space.Update(r.Context(), func(tx store.Tx) error {
+		n, err := tx.Nodes().Get(n.ID)
+		if err != nil {
+			return err
+		}
+		if err := a.cfg.Joiner.Forget(tx, n); err != nil {
+			return err
+		}
 		if err := tx.Nodes().Delete(n.ID); err != nil {
 			return err
 		}
@@ -136,7 +149,7 @@ func (a *API) nodeDelete(r *request) (any, error) {
 		if _, err := tx.Events().Append(store.Event{At: a.cfg.Now(), Kind: "node.deleted", Subject: subject}); err != nil {
 			return err
 		}
-		_, err := tx.Audit().Append(store.AuditEntry{At: a.cfg.Now(), Actor: r.principal.Actor(), Verb: "node.delete", Object: subject})
+		_, err = tx.Audit().Append(store.AuditEntry{At: a.cfg.Now(), Actor: r.principal.Actor(), Verb: "node.delete", Object: subject})
 		return err
 	})
 	a.cfg.Appraiser.Drop(r.namespace, n.ID, appraiser.CodeNodeUnknown.Refuse("node", "a node", "one that was deleted"))
@@ -225,7 +238,7 @@ func (a *API) nodeResults(r *request) (any, error) {
 			return err
 		}
 		for _, rec := range records {
-			out.Results = append(out.Results, a.viewOf(rec, n.Name))
+			out.Results = append(out.Results, r.shownResult(a.viewOf(rec, n.Name)))
 		}
 		return nil
 	})
@@ -241,7 +254,11 @@ func (a *API) viewOf(rec store.Record, name string) api.ResultView {
 }
 
 func (a *API) resultGet(r *request) (any, error) {
-	return a.resultView(r, r.PathValue("id"), r.URL.Query().Get("claims") == "true")
+	claims := r.URL.Query().Get("claims") == "true"
+	if claims && r.principal.Kind != Admin { // they name the hardware (R117)
+		return nil, CodeAccessDenied.Bad("result.claims", fmt.Sprint(admins), r.principal.Actor())
+	}
+	return a.resultView(r, r.PathValue("id"), claims)
 }
 
 func (a *API) resultView(r *request, id string, claims bool) (api.ResultView, error) {
@@ -257,7 +274,7 @@ func (a *API) resultView(r *request, id string, claims bool) (api.ResultView, er
 				name = n.Name
 			}
 		}
-		out = a.viewOf(rec, name)
+		out = r.shownResult(a.viewOf(rec, name))
 		if !claims {
 			return nil
 		}

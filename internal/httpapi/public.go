@@ -51,8 +51,9 @@ func (a *API) discovery(*request) (any, error) {
 }
 
 // node finds a node by id or name.
-func (r *request) node(tx store.Tx) (store.Node, error) {
-	key := r.PathValue("node")
+func (r *request) node(tx store.Tx) (store.Node, error) { return findNode(tx, r.PathValue("node")) }
+
+func findNode(tx store.Tx, key string) (store.Node, error) {
 	n, err := tx.Nodes().Get(key)
 	if err == nil {
 		return n, nil

@@ -49,7 +49,7 @@ var notFound = Route{Verb: "public.none", Who: anybody, Time: shortTime, handle:
 // Routes returns the table.
 func Routes() []Route {
 	var all []Route
-	for _, group := range [][]Route{publicRoutes, joinRoutes, agentRoutes, nodeRoutes, documentRoutes, secretRoutes, streamRoutes} {
+	for _, group := range [][]Route{publicRoutes, joinRoutes, agentRoutes, nodeRoutes, documentRoutes, secretRoutes, streamRoutes, hookRoutes} {
 		all = append(all, group...)
 	}
 	return all
@@ -94,6 +94,8 @@ var agentRoutes = []Route{
 		Out: api.Release{}, Summary: "Release a secret to the node", handle: (*API).release},
 	{Method: http.MethodPost, Pattern: ns + "/nodes/{node}/certificate", Verb: "node.certificate", Who: agents, Body: smallBody, Time: shortTime,
 		In: api.CertificateRequest{}, Out: api.Certificate{}, Summary: "Renew the node's certificate", handle: (*API).renew},
+	{Method: http.MethodPost, Pattern: ns + "/nodes/{node}/ak-certificate", Verb: "node.ak", Who: agents, Body: smallBody, Time: shortTime,
+		Out: api.AKCertificate{}, Summary: "A certificate for the node's attestation key", handle: (*API).akIssue},
 }
 
 var nodeRoutes = []Route{
@@ -116,7 +118,13 @@ var nodeRoutes = []Route{
 	{Method: http.MethodGet, Pattern: ns + "/nodes/{node}/ear", Verb: "ear.read", Who: readers, Time: shortTime,
 		Out: api.EAR{}, Summary: "The current result as a signed EAR for an audience (aud)", handle: (*API).nodeEAR},
 	{Method: http.MethodGet, Pattern: ns + "/results/{id}", Verb: "result.read", Who: readers, Time: shortTime,
-		Out: api.ResultView{}, Summary: "One result (claims=true: with claims)", handle: (*API).resultGet},
+		Out: api.ResultView{}, Summary: "One result (claims=true: with claims, for administrators)", handle: (*API).resultGet},
+	{Method: http.MethodGet, Pattern: ns + "/ak-certificates", Verb: "ak.read", Who: admins, Time: shortTime,
+		Out: api.AKCertificateList{}, Summary: "List certificates of attestation keys, and those that were revoked", handle: (*API).akList},
+	{Method: http.MethodDelete, Pattern: ns + "/ak-certificates/{serial}", Verb: "ak.revoke", Who: admins, Time: shortTime,
+		Summary: "Revoke a certificate of an attestation key", handle: (*API).akRevoke},
+	{Method: http.MethodGet, Pattern: ns + "/ak.crl", Verb: "public.ak-crl", Who: anybody, Time: shortTime,
+		Summary: "The revoked certificates of attestation keys (RFC 5280 CRL, DER)", handle: (*API).akRevoked},
 }
 
 var documentRoutes = []Route{
@@ -155,7 +163,7 @@ var secretRoutes = []Route{
 
 var streamRoutes = []Route{
 	{Method: http.MethodGet, Pattern: ns + "/events", Verb: "event.read", Who: readers,
-		Summary: "Events as they happen (server-sent events; after, or Last-Event-ID)", handle: (*API).events},
+		Summary: "Events as they happen (server-sent events; after, or Last-Event-ID; kind, node, severity)", handle: (*API).events},
 	{Method: http.MethodGet, Pattern: ns + "/audit", Verb: "audit.read", Who: readers, Time: shortTime,
 		Out: api.AuditList{}, Summary: "The audit log (after, limit)", handle: (*API).auditList},
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/assay-attest/assay/internal/broker"
 	"github.com/assay-attest/assay/internal/identity"
 	"github.com/assay-attest/assay/internal/keyring"
+	"github.com/assay-attest/assay/internal/notify"
 	"github.com/assay-attest/assay/internal/refs"
 	"github.com/assay-attest/assay/internal/store"
 )
@@ -31,6 +32,7 @@ type Config struct {
 	Pins      *identity.Pins
 	Broker    *broker.Broker
 	Keys      *keyring.Keyring
+	Notify    *notify.Dispatcher
 	Access    *Access
 	Issuer    string // URL under which relying parties know this server
 	Version   string

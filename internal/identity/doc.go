@@ -10,16 +10,20 @@
 // between the two steps of joining.
 package identity
 
-import "github.com/assay-attest/assay/rats"
+import (
+	"slices"
+
+	"github.com/assay-attest/assay/rats"
+)
 
 // Codes are the reasons this package refuses with. Those of the TPM format (bad AK attributes, bad certification) pass
 // through and are listed by that format.
-var Codes = []rats.CodeInfo{
+var Codes = slices.Concat([]rats.CodeInfo{
 	CodePeerPlain, CodePeerMissing, CodePeerChain, CodePeerCA, CodePeerExpired, CodePeerUsage, CodePeerName,
 	CodePeerNamespace, CodePeerNode, CodePeerKey, CodePeerRevoked,
 	CodeTokenMalformed, CodeTokenNamespace, CodeTokenUnknown, CodeTokenExpired, CodeTokenUsed, CodeTokenEK,
 	CodeTokenTTL, CodeTokenKind, CodeTokenLabels, CodeTokenParent, CodeTokenEKForm,
 	CodeRequestSize, CodeKeyInvalid, CodeNameInvalid, CodeNameTaken, CodeNodeExists,
 	CodeContinueForged, CodeContinueLate, CodeContinueOther, CodeActivationWrong, CodeCertifyKey,
-	CodeEnrolmentUnvouched, CodeApproveRevoked,
-}
+	CodeEnrolmentUnvouched, CodeApproveRevoked, CodeEKTaken,
+}, akCodes)

@@ -25,10 +25,11 @@ type fakeData struct {
 	tokens map[string]store.JoinToken
 	events []store.Event
 	audit  []store.AuditEntry
+	docs   map[string]store.Document
 }
 
 func newFakeSpace() *fakeSpace {
-	return &fakeSpace{data: fakeData{nodes: map[string]store.Node{}, tokens: map[string]store.JoinToken{}}}
+	return &fakeSpace{data: fakeData{nodes: map[string]store.Node{}, tokens: map[string]store.JoinToken{}, docs: map[string]store.Document{}}}
 }
 
 func (s *fakeSpace) View(_ context.Context, f func(store.Tx) error) error {
@@ -47,7 +48,7 @@ func (s *fakeSpace) Update(_ context.Context, f func(store.Tx) error) error {
 	for i := range 2 {
 		d := fakeData{
 			epoch: s.data.epoch, nodes: maps.Clone(s.data.nodes), tokens: maps.Clone(s.data.tokens),
-			events: slices.Clone(s.data.events), audit: slices.Clone(s.data.audit),
+			events: slices.Clone(s.data.events), audit: slices.Clone(s.data.audit), docs: maps.Clone(s.data.docs),
 		}
 		if err := f(&fakeTx{d: &d}); err != nil {
 			return err
@@ -72,6 +73,26 @@ func (t *fakeTx) Nodes() store.Nodes   { return fakeNodes{t.d} }
 func (t *fakeTx) Tokens() store.Tokens { return fakeTokens{t.d} }
 func (t *fakeTx) Events() store.Events { return fakeEvents{d: t.d} }
 func (t *fakeTx) Audit() store.Audit   { return fakeAudit{d: t.d} }
+
+func (t *fakeTx) Documents() store.Documents { return fakeDocuments{d: t.d} }
+
+type fakeDocuments struct {
+	store.Documents
+	d *fakeData
+}
+
+func (f fakeDocuments) Put(x store.Document) (store.Document, error) {
+	f.d.docs[x.Kind+"/"+x.Name] = x
+	return x, nil
+}
+
+func (f fakeDocuments) Get(kind, name string, _ int64) (store.Document, error) {
+	x, ok := f.d.docs[kind+"/"+name]
+	if !ok {
+		return x, store.ErrNotFound
+	}
+	return x, nil
+}
 
 type fakeEpochs struct{ d *fakeData }
 
@@ -116,7 +137,7 @@ func (n fakeNodes) ByName(name string) (store.Node, error) {
 	return store.Node{}, store.ErrNotFound
 }
 
-func (n fakeNodes) List(string, int) ([]store.Node, error) {
+func (n fakeNodes) List(after string, _ int) ([]store.Node, error) {
 	return slices.Collect(maps.Values(n.d.nodes)), nil
 }
 
@@ -170,6 +191,13 @@ func (e fakeEvents) Append(x store.Event) (int64, error) {
 	x.Seq = int64(len(e.d.events) + 1)
 	e.d.events = append(e.d.events, x)
 	return x.Seq, nil
+}
+
+func (e fakeEvents) Last() (int64, error) { return int64(len(e.d.events)), nil }
+
+func (e fakeEvents) After(seq int64, limit int) ([]store.Event, error) {
+	list := e.d.events[seq:]
+	return list[:min(limit, len(list))], nil
 }
 
 type fakeAudit struct {

@@ -119,7 +119,7 @@ func (j *Joiner) enter(ctx context.Context, namespace string, space store.Space,
 			if t, err = j.checkToken(tx, c.text, c.enrol.EKDigest); err != nil {
 				return err
 			}
-			n.Name, err = freeName(tx, t, r, c.enrol)
+			n.Name, err = j.room(tx, namespace, t, r, c.enrol, true)
 			return err
 		})
 		if err != nil {
@@ -131,7 +131,7 @@ func (j *Joiner) enter(ctx context.Context, namespace string, space store.Space,
 		if len(reasons) > 0 {
 			n.Enrolment = store.EnrolmentPending
 		}
-		err = space.Update(ctx, func(tx store.Tx) error { return j.put(tx, epoch, t, c, r, n, reasons) })
+		err = space.Update(ctx, func(tx store.Tx) error { return j.put(tx, namespace, epoch, t, c, r, n, reasons) })
 		if errors.Is(err, store.ErrEpoch) && try < epochTries {
 			continue
 		}
@@ -151,7 +151,7 @@ func (j *Joiner) vouch(ctx context.Context, namespace string, t store.JoinToken,
 }
 
 // put is the transaction that makes a node.
-func (j *Joiner) put(tx store.Tx, epoch int64, t store.JoinToken, c candidate, r api.JoinRequest, n store.Node, reasons []rats.Reason) error {
+func (j *Joiner) put(tx store.Tx, namespace string, epoch int64, t store.JoinToken, c candidate, r api.JoinRequest, n store.Node, reasons []rats.Reason) error {
 	if err := tx.Epochs().Hold(epoch); err != nil {
 		return fmt.Errorf("holding the epoch: %w", err)
 	}
@@ -162,6 +162,13 @@ func (j *Joiner) put(tx store.Tx, epoch int64, t store.JoinToken, c candidate, r
 	if _, err := freeName(tx, t, r, c.enrol); err != nil {
 		return err
 	}
+	others, err := j.alone(tx, namespace, t, c.enrol.EKDigest, false)
+	if err != nil {
+		return err
+	}
+	if err := j.replace(tx, others, n, t.ID); err != nil {
+		return err
+	}
 	if t.Parent != "" {
 		if _, err := tx.Nodes().Get(t.Parent); errors.Is(err, store.ErrNotFound) {
 			return CodeTokenParent.Bad("parent", "a node that still exists", clip(t.Parent))
@@ -169,7 +176,7 @@ func (j *Joiner) put(tx store.Tx, epoch int64, t store.JoinToken, c candidate, r
 			return fmt.Errorf("looking up the parent node: %w", err)
 		}
 	}
-	err := tx.Tokens().Use(t.ID, n.ID, n.CreatedAt)
+	err = tx.Tokens().Use(t.ID, n.ID, n.CreatedAt)
 	if errors.Is(err, store.ErrSpent) {
 		return CodeTokenUsed.Bad("token", "an unused token", "a used one")
 	}
@@ -185,13 +192,16 @@ func (j *Joiner) put(tx store.Tx, epoch int64, t store.JoinToken, c candidate, r
 	}
 	detail := map[string]any{
 		"name": n.Name, "kind": n.Kind, "token": t.ID, "enrolment": n.Enrolment,
-		"ek": c.enrol.EKDigest, "tls_key": n.TLSKey, "serial": n.Serial, "reasons": codesOf(reasons),
+		"ek": inNamespace(namespace, c.enrol.EKDigest), "tls_key": n.TLSKey, "serial": n.Serial, "reasons": codesOf(reasons),
 	}
 	if err := audit(tx, n.CreatedAt, "node:"+n.ID, "node.join", rats.Subject(rats.SubjectNode, n.ID), detail); err != nil {
 		return err
 	}
-	return event(tx, n, n.CreatedAt, "node.joined")
+	return event(tx, n, n.CreatedAt, eventJoined)
 }
+
+// eventJoined is the kind of the event of a new node.
+const eventJoined = "node.joined"
 
 // event appends to the outbox what others learn of a change of a node's enrolment.
 func event(tx store.Tx, n store.Node, at time.Time, kind string) error {

@@ -40,9 +40,12 @@ type Config struct {
 	Vouch func(ctx context.Context, namespace string, n store.Node, e rats.Endorsement) []rats.Reason
 }
 
-// Joiner makes nodes of TPMs that hold a join token. It keeps no state: any server with the same keys takes any step.
+// Joiner makes nodes of TPMs that hold a join token. It keeps no state but an index that saves reading: any server with the same keys takes any step.
 // It is safe for concurrent use.
-type Joiner struct{ cfg Config }
+type Joiner struct {
+	cfg Config
+	eks eks
+}
 
 // NewJoiner refuses a configuration with something missing.
 func NewJoiner(cfg Config) (*Joiner, error) {
@@ -100,7 +103,7 @@ func (j *Joiner) Begin(ctx context.Context, namespace string, space store.Space,
 		if err != nil {
 			return err
 		}
-		_, err = freeName(tx, t, r, c.enrol)
+		_, err = j.room(tx, namespace, t, r, c.enrol, true)
 		return err
 	})
 	if err != nil {
@@ -167,6 +170,17 @@ func checkSizes(r api.JoinRequest) error {
 	return nil
 }
 
+// room returns the name that the node will have, and makes sure that it and the TPM are free: of other nodes, or of those
+// that the token lets it replace.
+func (j *Joiner) room(tx store.Tx, namespace string, t store.JoinToken, r api.JoinRequest, e tpm.Enrolment, committed bool) (string, error) {
+	name, err := freeName(tx, t, r, e)
+	if err != nil {
+		return "", err
+	}
+	_, err = j.alone(tx, namespace, t, e.EKDigest, committed)
+	return name, err
+}
+
 // freeName returns the name the node will have: the token's, or else the agent's proposal. It must be free.
 func freeName(tx store.Tx, t store.JoinToken, r api.JoinRequest, e tpm.Enrolment) (string, error) {
 	name := t.Name
@@ -182,6 +196,8 @@ func freeName(tx store.Tx, t store.JoinToken, r api.JoinRequest, e tpm.Enrolment
 		return name, nil
 	case err != nil:
 		return "", fmt.Errorf("looking up a node's name: %w", err)
+	case EKOf(n).Equal(e.EKDigest) && t.Replace && n.Enrolment != store.EnrolmentRevoked:
+		return name, nil
 	case EKOf(n).Equal(e.EKDigest):
 		return "", CodeNodeExists.Bad("name", "a name this TPM has not joined under", clip(name))
 	}

@@ -386,7 +386,7 @@ func TestEnrolmentIsJudgedUnderTheCurrentPolicies(t *testing.T) {
 
 	bump = 1000
 	o.space.onUpdate = nil
-	r = m.request(t, o.token(api.TokenRequest{}), "web-2")
+	r = m.request(t, o.token(api.TokenRequest{Replace: true}), "web-2")
 	f = m.answer(t, r, o.begin(r))
 	o.space.onUpdate = func() { o.space.data.epoch++ }
 	if _, err := o.Finish(t.Context(), namespace, o.space, f); !errors.Is(err, store.ErrEpoch) {

@@ -65,8 +65,12 @@ func (j *Joiner) enrolment(ctx context.Context, space store.Space, actor, node, 
 		n.Enrolment = to
 		if to == store.EnrolmentRevoked {
 			n.Withdrawn = string(CodePeerRevoked.Code)
+			if err := j.revokeAKs(tx, *n, at, "revoked"); err != nil {
+				return err
+			}
+			n.AKCerts = nil
 		}
-		detail := map[string]any{"name": n.Name, "from": from, "ek": EKOf(*n)}
+		detail := map[string]any{"name": n.Name, "from": from}
 		if err := audit(tx, at, actor, verb, rats.Subject(rats.SubjectNode, n.ID), detail); err != nil {
 			return err
 		}

@@ -128,7 +128,7 @@ func (j *Joiner) CreateToken(ctx context.Context, namespace string, space store.
 			return fmt.Errorf("storing a join token: %w", err)
 		}
 		return audit(tx, j.cfg.Now(), actor, "token.create", t.ID, map[string]any{
-			"name": t.Name, "kind": t.Kind, "parent": t.Parent, "labels": t.Labels, "ek": t.EK, "expires": t.Expires,
+			"name": t.Name, "kind": t.Kind, "parent": t.Parent, "labels": t.Labels, "ek": inNamespace(namespace, t.EK), "replace": t.Replace, "expires": t.Expires,
 		})
 	})
 	if err != nil {
@@ -170,7 +170,7 @@ func (j *Joiner) newToken(r api.TokenRequest) (store.JoinToken, error) {
 		return store.JoinToken{}, err
 	}
 	return store.JoinToken{
-		ID: id, Name: r.Name, Kind: r.Kind, Labels: r.Labels, EK: r.EK, Expires: j.cfg.Now().UTC().Add(ttl),
+		ID: id, Name: r.Name, Kind: r.Kind, Labels: r.Labels, EK: r.EK, Replace: r.Replace, Expires: j.cfg.Now().UTC().Add(ttl),
 	}, nil
 }
 
@@ -236,7 +236,7 @@ func (j *Joiner) DeleteToken(ctx context.Context, space store.Space, actor, id s
 
 func tokenView(t store.JoinToken) api.Token {
 	return api.Token{
-		ID: t.ID, Name: t.Name, Kind: t.Kind, Labels: t.Labels, EK: t.EK,
+		ID: t.ID, Name: t.Name, Kind: t.Kind, Labels: t.Labels, EK: t.EK, Replace: t.Replace,
 		Expires: t.Expires, UsedAt: t.UsedAt, UsedBy: t.UsedBy,
 	}
 }

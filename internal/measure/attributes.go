@@ -120,10 +120,3 @@ func (r *run) drain(fd int32, most int) ([]byte, rats.Code) {
 		out = out[:len(out)+n]
 	}
 }
-
-func cutAttributes(name []byte) ([]byte, bool) {
-	if i := bytes.IndexByte(name, 0); i > 0 { // no path holds a zero byte
-		return name[:i], true
-	}
-	return name, false
-}

@@ -46,6 +46,7 @@ type Config struct {
 	Limits     plan.Limits      // most this machine grants to a run; zero fields are the runner's defaults
 	Backend    string           // what its reports say it is; "": plan.BackendNative, which is simulated
 	Hash       NewHash          // nil: the standard library's
+	Trees      int64            // bytes of memory for what is remembered of large files; 0: NewTrees' default
 }
 
 // Enclave obeys signed orders and signs what came of them. Its keys are made when it is created and exist in memory only
@@ -58,6 +59,7 @@ type Enclave struct {
 	keys     []rats.BoundKey
 	busy     chan struct{} // holds a token while an order is run
 	senders  sealed.Senders
+	trees    *Trees
 	mu       sync.Mutex
 	sequence uint64
 }
@@ -88,7 +90,7 @@ func NewEnclave(c Config) (*Enclave, error) {
 		return nil, fmt.Errorf("encoding the signing key: %w", err)
 	}
 	return &Enclave{
-		c: c, box: box, signer: signer, busy: make(chan struct{}, 1),
+		c: c, box: box, signer: signer, busy: make(chan struct{}, 1), trees: NewTrees(c.Trees),
 		keys: []rats.BoundKey{
 			{Use: rats.KeyHPKE, Public: box.Public()},
 			{Use: rats.KeyPlanSigner, Public: bytes.Clone(c.PlanSigner)},
@@ -142,8 +144,8 @@ func (e *Enclave) Run(ctx context.Context, manifest, order []byte) ([]byte, erro
 	if err := o.CheckFor(e.keys, m, e.c.Now()); err != nil {
 		return nil, err
 	}
-	runner := Runner{System: e.c.System, Workers: e.c.Workers, Now: e.c.Now, Limits: e.c.Limits, Hash: e.c.Hash}
-	outcomes, err := runner.Run(ctx, o.Plan.Tests, o.Plan.Limits)
+	runner := Runner{System: e.c.System, Workers: e.c.Workers, Now: e.c.Now, Limits: e.c.Limits, Hash: e.c.Hash, Trees: e.trees}
+	outcomes, seen, err := runner.RunTimed(ctx, o.Plan.Tests, o.Plan.Limits)
 	if err != nil {
 		return nil, fmt.Errorf("running a plan: %w", err)
 	}
@@ -151,7 +153,7 @@ func (e *Enclave) Run(ctx context.Context, manifest, order []byte) ([]byte, erro
 	for i, t := range o.Plan.Tests {
 		ids[i] = t.ID
 	}
-	bulk, timings, err := plan.EncodeOutcomes(ids, outcomes)
+	bulk, timings, err := plan.EncodeRun(ids, outcomes, seen)
 	if err != nil {
 		return nil, err
 	}

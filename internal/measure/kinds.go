@@ -40,21 +40,32 @@ func (s *section) jobs() []job {
 	return out
 }
 
-func (j job) measure(r *run, o *plan.Outcome, buf []byte) ([]byte, int64, rats.Code) {
-	if path, ok := cutAttributes(o.Name); ok {
-		record, code := r.attributes(path, j.section.scope.Attributes)
+func (j job) measure(r *run, o *plan.Outcome, w *worker) ([]byte, int64, rats.Code) {
+	s := j.section
+	path, what := plan.CutName(o.Name)
+	switch {
+	case plan.IsAttributes(what):
+		record, code := r.attributes(path, s.scope.Attributes)
 		if code != "" {
 			return nil, 0, code
 		}
-		return r.sum(j.section.test.Alg, record), int64(len(record)), ""
+		return r.sum(s.test.Alg, record), int64(len(record)), ""
+	case s.scope.Verity:
+		return r.verity(path, s.test.Alg)
+	case s.scope.Merkle != nil:
+		return r.merkle(path, s, w, o)
 	}
-	h, done := r.hasher(j.section.test.Alg)
+	h, done := r.hasher(s.test.Alg)
 	defer done()
-	flags := uint32(0)
-	if j.section.scope.Direct {
-		flags = OpenDirect
+	return r.hash(path, h, w.buf, s.flags())
+}
+
+// flags are how contents are opened.
+func (s *section) flags() uint32 {
+	if s.scope.Direct {
+		return OpenDirect
 	}
-	return r.hash(o.Name, h, buf, flags)
+	return 0
 }
 
 // section makes the section of one test. A test that is over a limit yields only that: half of a directory would look like a
@@ -68,10 +79,14 @@ func (r *run) section(t plan.Test, files int64) section {
 	if r.ctx.Err() != nil {
 		return whole(t, CodeTime.Code)
 	}
+	unit := int64(0)
+	if t.Timed && (t.Kind == plan.KindCommand || t.Kind == plan.KindCheck) {
+		unit = new(worker).reference(r)
+	}
 	s := measure(r, t, scope, files)
 	s.test, s.scope = t, scope
 	for i := range s.outcomes {
-		s.outcomes[i].Test = t.ID
+		s.outcomes[i].Test, s.outcomes[i].Unit = t.ID, unit
 	}
 	// A directory that changes while it is listed may show a name twice. A failure wins over a success.
 	slices.SortFunc(s.outcomes, func(a, b plan.Outcome) int {

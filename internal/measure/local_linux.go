@@ -27,43 +27,77 @@ func (l local) Open(path []byte, flags uint32) (int32, rats.Code) {
 	if flags&(OpenLink|OpenXattrs) != 0 {
 		return l.openTold(path, flags)
 	}
+	if flags&OpenVerity != 0 {
+		return l.openVerity(path)
+	}
+	fd, _, code := l.OpenDescribed(path, flags)
+	return fd, code
+}
+
+// OpenDescribed implements describer. Flags that open what is told of a file don't belong here.
+func (l local) OpenDescribed(path []byte, flags uint32) (int32, Stat, rats.Code) {
+	if bytes.IndexByte(path, 0) >= 0 {
+		return -1, Stat{}, CodePath.Code
+	}
 	want := uint32(unix.S_IFREG)
+	how := unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC
 	if flags&OpenDir != 0 {
 		want = unix.S_IFDIR
-	}
-	// Opening a device can have effects, so what it is is asked first; asked again of what was opened, it is certain.
-	st, code := l.Stat(path, false)
-	if code == "" {
-		code = typeCode(st.Mode, want)
-	}
-	if code != "" {
-		return -1, code
-	}
-	how := unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC
-	if want == unix.S_IFDIR {
 		how |= unix.O_DIRECTORY
 	}
 	if flags&OpenDirect != 0 {
 		how |= unix.O_DIRECT
 	}
-	fd, err := openat(string(path), how)
-	if err == unix.EINVAL && flags&OpenDirect != 0 {
+	// Opening a device can have effects, so what it is is asked first; asked again of what was opened, it is certain.
+	name := string(path)
+	var u unix.Stat_t
+	err := unix.Fstatat(unix.AT_FDCWD, name, &u, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT)
+	if err != nil || typeCode(u.Mode, want) != "" {
+		st, code := l.Stat(path, false) // it takes no magic link, and what lies elsewhere it doesn't tell apart
+		if code == "" {
+			code = typeCode(st.Mode, want)
+		}
+		if code != "" {
+			return -1, Stat{}, code
+		}
+	}
+	fd, code := l.reach(name, how)
+	if code != "" {
+		return -1, Stat{}, code
+	}
+	st, code := l.Describe(int32(fd))
+	if code == "" {
+		code = typeCode(st.Mode, want)
+	}
+	if code != "" {
+		unix.Close(fd)
+		return -1, Stat{}, code
+	}
+	return int32(fd), st, ""
+}
+
+// reach opens what may be read. A path without a symbolic link leads where it says; behind one, where it leads is asked.
+func (l local) reach(path string, flags int) (int, rats.Code) {
+	if l.permit != nil && l.permit([]byte(path)) {
+		fd, err := retry(func() (int, error) {
+			return unix.Openat2(unix.AT_FDCWD, path, &unix.OpenHow{Flags: uint64(flags), Resolve: unix.RESOLVE_NO_SYMLINKS})
+		})
+		if err == nil {
+			return fd, ""
+		}
+	}
+	fd, err := openat(path, flags)
+	if err == unix.EINVAL && flags&unix.O_DIRECT != 0 {
 		return -1, CodeDirect.Code
 	}
 	if err != nil {
 		return -1, codeOf(err)
 	}
-	var u unix.Stat_t
-	if err := unix.Fstat(fd, &u); err != nil {
-		code = codeOf(err)
-	} else if code = typeCode(u.Mode, want); code == "" {
-		code = l.permitted(fd)
-	}
-	if code != "" {
+	if code := l.permitted(fd); code != "" {
 		unix.Close(fd)
 		return -1, code
 	}
-	return int32(fd), ""
+	return fd, ""
 }
 
 func typeCode(mode, want uint32) rats.Code {
@@ -127,22 +161,28 @@ func (l local) Stat(path []byte, follow bool) (Stat, rats.Code) {
 	if !follow {
 		flags |= unix.O_NOFOLLOW
 	}
-	open := openat
+	var fd int
+	var code rats.Code
 	if follow && isExe(path) {
-		open = func(path string, flags int) (int, error) {
-			return retry(func() (int, error) { return unix.Open(path, flags, 0) })
+		var err error
+		if fd, err = retry(func() (int, error) { return unix.Open(string(path), flags, 0) }); err != nil {
+			return Stat{}, codeOf(err)
 		}
-	}
-	fd, err := open(string(path), flags)
-	if err != nil {
-		return Stat{}, codeOf(err)
-	}
-	defer unix.Close(fd)
-	if code := l.permitted(fd); code != "" {
+		if code = l.permitted(fd); code != "" {
+			unix.Close(fd)
+			return Stat{}, code
+		}
+	} else if fd, code = l.reach(string(path), flags); code != "" {
 		return Stat{}, code
 	}
+	defer unix.Close(fd)
+	return l.Describe(int32(fd))
+}
+
+// Describe implements describer.
+func (l local) Describe(fd int32) (Stat, rats.Code) {
 	var u unix.Stat_t
-	if err := unix.Fstat(fd, &u); err != nil {
+	if err := unix.Fstat(int(fd), &u); err != nil {
 		return Stat{}, codeOf(err)
 	}
 	return Stat{

@@ -38,6 +38,7 @@ type Runner struct {
 	Now     func() time.Time // durations and the limit of time; nil: durations are 0 and only the context ends a run
 	Limits  plan.Limits      // most this machine grants; zero fields are the defaults
 	Hash    NewHash          // nil: the standard library's
+	Trees   *Trees           // of large files, remembered from run to run; nil: nothing is
 }
 
 // NewHash makes a hash by its name (plan.AlgSize knows it). One that is an io.Closer is closed when its file is read. Code
@@ -55,8 +56,14 @@ func Capture(ctx context.Context, s System, tests []plan.Test, limits plan.Limit
 // outcome without a name is about its test as a whole. It returns an error only if the context was cancelled: a run that
 // was broken off is no run.
 func (r Runner) Run(ctx context.Context, tests []plan.Test, limits plan.Limits) ([]plan.Outcome, error) {
+	outcomes, _, err := r.RunTimed(ctx, tests, limits)
+	return outcomes, err
+}
+
+// RunTimed is Run, and returns the conditions under which times were taken, if a test is timed.
+func (r Runner) RunTimed(ctx context.Context, tests []plan.Test, limits plan.Limits) ([]plan.Outcome, []plan.Condition, error) {
 	limits = tighter(limits, r.Limits)
-	run := &run{system: r.System, now: r.Now, limits: limits, newHash: r.Hash}
+	run := &run{system: r.System, describer: describerOf(r.System), now: r.Now, limits: limits, newHash: r.Hash, trees: r.Trees}
 	if run.newHash == nil {
 		run.newHash = newHash
 	}
@@ -72,6 +79,11 @@ func (r Runner) Run(ctx context.Context, tests []plan.Test, limits plan.Limits) 
 	}
 	run.ctx = &clocked{Context: timed, run: run}
 
+	var before map[string]int64
+	timedTests := anyTimed(tests)
+	if timedTests {
+		before = run.counters()
+	}
 	var jobs []job
 	sections := make([]section, len(tests))
 	files := limits.Files
@@ -85,15 +97,19 @@ func (r Runner) Run(ctx context.Context, tests []plan.Test, limits plan.Limits) 
 	if workers <= 0 {
 		workers = runtime.GOMAXPROCS(0)
 	}
-	run.work(jobs, min(workers, max(len(jobs), 1)))
+	run.work(jobs, workers)
 	if err := ctx.Err(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var out []plan.Outcome
 	for _, s := range sections {
 		out = append(out, s.outcomes...)
 	}
-	return out, nil
+	var seen []plan.Condition
+	if timedTests {
+		seen = conditions(before, run.counters())
+	}
+	return out, seen, nil
 }
 
 // tighter returns the stricter of both limits in every field; zero takes the other's, then the default.
@@ -114,13 +130,15 @@ func tighter(a, b plan.Limits) plan.Limits {
 }
 
 type run struct {
-	system   System
-	now      func() time.Time
-	newHash  NewHash
-	limits   plan.Limits
-	deadline time.Time
-	ctx      context.Context
-	left     atomic.Int64 // bytes that may still be read
+	system    System
+	describer describer // nil: the system can't describe what is open
+	now       func() time.Time
+	newHash   NewHash
+	limits    plan.Limits
+	deadline  time.Time
+	ctx       context.Context
+	left      atomic.Int64 // bytes that may still be read
+	trees     *Trees
 }
 
 // clocked is a context that also ends at the run's deadline by the injected clock.
@@ -157,31 +175,61 @@ func (r *run) expect(jobs []job) {
 	}
 	var paths [][]byte
 	for _, j := range jobs {
-		if _, told := cutAttributes(j.outcome.Name); !told && !j.section.test.Timed && !j.section.scope.Direct {
+		if _, what := plan.CutName(j.outcome.Name); what == "" && !j.section.test.Timed && !j.section.scope.Direct {
 			paths = append(paths, j.outcome.Name)
 		}
 	}
 	e.Expect(paths)
 }
 
-// work hashes all jobs. Each writes its own outcome, so that the order doesn't depend on who is first.
+// work hashes all jobs. Each writes its own outcome, so that the order doesn't depend on who is first. Large files come
+// last, one after another, each with all workers.
 func (r *run) work(jobs []job, workers int) {
 	var next atomic.Int64
 	var wg sync.WaitGroup
-	for range workers {
+	var mu sync.Mutex
+	var large []job
+	for range min(workers, max(len(jobs), 1)) {
 		wg.Go(func() {
 			buf := chunks.Get().(*[]byte)
 			defer chunks.Put(buf)
+			w := &worker{buf: *buf}
 			for {
 				i := int(next.Add(1)) - 1
 				if i >= len(jobs) {
 					return
 				}
-				r.measure(jobs[i], *buf)
+				if workers > 1 && r.large(jobs[i]) {
+					mu.Lock()
+					large = append(large, jobs[i])
+					mu.Unlock()
+					continue
+				}
+				r.measure(jobs[i], w)
 			}
 		})
 	}
 	wg.Wait()
+	if len(large) == 0 {
+		return
+	}
+	buf := chunks.Get().(*[]byte)
+	defer chunks.Put(buf)
+	w := &worker{buf: *buf, helpers: workers}
+	for _, j := range large {
+		r.measure(j, w)
+	}
+}
+
+// large says whether several workers should share a job.
+func (r *run) large(j job) bool {
+	m := j.section.scope.Merkle
+	path, what := plan.CutName(j.outcome.Name)
+	if m == nil || plan.IsAttributes(what) {
+		return false
+	}
+	st, code := r.system.Stat(path, false)
+	return code == "" && plan.Chunks(st.Size, m.Chunk) > 4
 }
 
 func newHash(alg string) hash.Hash {
@@ -195,14 +243,18 @@ func newHash(alg string) hash.Hash {
 	}
 }
 
-func (r *run) measure(j job, buf []byte) {
+func (r *run) measure(j job, w *worker) {
 	o := j.outcome
 	if r.ctx.Err() != nil {
 		o.Err = CodeTime.Code
 		return
 	}
+	if j.section.test.Timed {
+		r.timed(j, w)
+		return
+	}
 	start := r.clock()
-	sum, size, code := j.measure(r, o, buf)
+	sum, size, code := j.measure(r, o, w)
 	o.Nanos = max(int64(r.clock().Sub(start)), 0)
 	if code != "" {
 		o.Err = code
@@ -244,42 +296,27 @@ func (r *run) sum(alg string, b []byte) []byte {
 // hash reads a file to the size it had when it was opened, and refuses it if it was another file, or another version of
 // it, afterwards.
 func (r *run) hash(path []byte, h hash.Hash, buf []byte, flags uint32) ([]byte, int64, rats.Code) {
-	before, code := r.system.Stat(path, false)
+	f, code := r.open(path, flags)
 	if code != "" {
 		return nil, 0, code
 	}
-	switch before.Mode & ModeType {
-	case ModeRegular:
-	case ModeSymlink:
-		return nil, 0, CodeSymlink.Code
-	default:
-		return nil, 0, CodeIrregular.Code
-	}
-	size := before.Size
-	if size < 0 {
-		return nil, 0, CodeSystem.Code
-	}
+	defer r.system.Close(f.fd)
+	size := f.stat.Size
 	if !r.take(size) {
 		return nil, 0, CodeBytes.Code
 	}
-	fd, code := r.system.Open(path, OpenFile|flags)
-	if code != "" {
-		return nil, 0, code
-	}
-	defer r.system.Close(fd)
 	want := size
 	if size == 0 {
 		want = unsized
 	}
-	n, code := r.read(fd, want, h, buf, flags&OpenDirect != 0)
+	n, code := r.read(f.fd, 0, want, h, buf, flags&OpenDirect != 0)
 	if code != "" {
 		return nil, 0, code
 	}
-	after, code := r.system.Stat(path, false)
-	if code != "" {
+	if code := r.same(f); code != "" {
 		return nil, 0, code
 	}
-	if size > 0 && n != size || size == 0 && n == unsized || before != after {
+	if size > 0 && n != size || size == 0 && n == unsized {
 		return nil, 0, CodeChanged.Code
 	}
 	if size == 0 && r.left.Add(-n) < 0 {
@@ -288,8 +325,8 @@ func (r *run) hash(path []byte, h hash.Hash, buf []byte, flags uint32) ([]byte, 
 	return h.Sum(nil), n, ""
 }
 
-// read hashes up to want bytes and returns how many there were.
-func (r *run) read(fd int32, want int64, h hash.Hash, buf []byte, aligned bool) (int64, rats.Code) {
+// read hashes up to want bytes from an offset on and returns how many there were.
+func (r *run) read(fd int32, from, want int64, h hash.Hash, buf []byte, aligned bool) (int64, rats.Code) {
 	var n int64
 	for n < want {
 		if r.ctx.Err() != nil {
@@ -301,7 +338,7 @@ func (r *run) read(fd int32, want int64, h hash.Hash, buf []byte, aligned bool) 
 		} else if want-n < int64(len(buf)) {
 			p = buf[:want-n]
 		}
-		m, code := r.system.ReadAt(fd, p, n)
+		m, code := r.system.ReadAt(fd, p, from+n)
 		if code != "" {
 			return 0, code
 		}

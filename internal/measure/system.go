@@ -47,6 +47,10 @@ const (
 	OpenDirect uint32 = 8 // a regular file past the page cache: buffers, offsets and lengths are multiples of DirectAlign
 )
 
+// OpenVerity is one more flag of Open: what is read is u16 algorithm (1 SHA-256, 2 SHA-512; little-endian) ‖ digest, as
+// fs-verity has it of a regular file.
+const OpenVerity uint32 = 16
+
 // DirectAlign is what reads past the page cache are aligned to, in bytes.
 const DirectAlign = 4096
 
@@ -95,7 +99,7 @@ func outcome(code rats.Code, title, hint string) rats.CodeInfo {
 // Codes lists what this package refuses with.
 var Codes = []rats.CodeInfo{
 	CodeMissing, CodeUnreadable, CodeSymlink, CodeIrregular, CodeChanged, CodePath, CodeName, CodeFiles, CodeBytes, CodeTime,
-	CodeExec, CodeStatus, CodeOutput, CodeExecTime, CodeDirect, CodeContent, CodeSystem, CodeKind, CodePlatform,
+	CodeExec, CodeStatus, CodeOutput, CodeExecTime, CodeDirect, CodeChunks, CodeVerity, CodeContent, CodeSystem, CodeKind, CodePlatform,
 	CodeManifest, CodeBusy,
 }
 

@@ -30,7 +30,7 @@ type found struct {
 // take takes something that was found: a regular file's content, and anything's attributes where they are wanted.
 func (f *found) take(p []byte, kind uint8) {
 	if kind == EntryFile {
-		f.file(p)
+		f.file(f.scope.ContentName(p))
 	}
 	if len(f.scope.Attributes) > 0 {
 		f.file(plan.AttributesName(p))

@@ -53,6 +53,10 @@ var (
 		Code: "node.parent.unknown", Title: "the machine this node runs on has no current result", Slot: rats.Hardware,
 		Hint: "run: assay node explain PARENT",
 	}
+	CodeQuarantined = rats.CodeInfo{
+		Code: "node.quarantine.set", Title: "the node is in quarantine", Slot: rats.InstanceIdentity,
+		Hint: "find out why it was put there; an administrator lifts it with: assay node quarantine NODE --lift",
+	}
 	CodeResultWithdrawn = rats.CodeInfo{
 		Code: "node.result.withdrawn", Title: "the last result no longer counts", Slot: rats.InstanceIdentity,
 		Hint: "see the code under 'seen'; a fresh attestation replaces the result",
@@ -62,7 +66,7 @@ var (
 // Codes lists every code of this package.
 var Codes = []rats.CodeInfo{
 	CodeEnrolmentPending, CodeEnrolmentRevoked, CodeResultNone, CodeResultExpired, CodeBootChanged,
-	CodeParentUntrusted, CodeParentUnknown, CodeResultWithdrawn,
+	CodeParentUntrusted, CodeParentUnknown, CodeQuarantined, CodeResultWithdrawn,
 }
 
 // Status is a node's state with what it rests on.
@@ -114,6 +118,8 @@ func own(n store.Node, now time.Time) Status {
 	switch {
 	case n.Enrolment == store.EnrolmentRevoked:
 		return at(rats.StateContraindicated, CodeEnrolmentRevoked.Refuse(n.Name, "approved", n.Enrolment))
+	case n.Quarantine != nil:
+		return at(rats.StateContraindicated, CodeQuarantined.Refuse(n.Name, "no quarantine", n.Quarantine.By+": "+n.Quarantine.Why))
 	case n.Enrolment != store.EnrolmentApproved:
 		return none(CodeEnrolmentPending, "approved", n.Enrolment)
 	case n.Withdrawn != "":

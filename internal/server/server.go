@@ -28,6 +28,7 @@ import (
 	"github.com/assay-attest/assay/internal/httpapi"
 	"github.com/assay-attest/assay/internal/identity"
 	"github.com/assay-attest/assay/internal/keyring"
+	"github.com/assay-attest/assay/internal/notify"
 	"github.com/assay-attest/assay/internal/refs"
 	"github.com/assay-attest/assay/internal/store"
 	"github.com/assay-attest/assay/rats"
@@ -61,6 +62,8 @@ type Settings struct {
 	// Database is the address of the database that several servers share, without password; empty: a file of this server's.
 	Database  string    `json:"database,omitempty"`
 	Retention Retention `json:"retention,omitzero"`
+	// Notify is what webhooks and actions may do.
+	Notify notify.Settings `json:"notify,omitzero"`
 	// Update is the channel of Intel's documents: endorse.Standard, the default, or endorse.Early.
 	Update string `json:"collateral_update,omitempty"`
 }
@@ -127,7 +130,12 @@ func Run(ctx context.Context, o RunOptions) error {
 		return fmt.Errorf("opening the collateral: %w", err)
 	}
 	defer vendors.Close()
-	handler, ap, tlsConfig, err := assemble(o, settings, keys, db, vendors)
+	views := refs.NewCache(all.Descriptors())
+	telling, err := newDispatcher(o, settings, keys, db, views)
+	if err != nil {
+		return fmt.Errorf("reading the settings of webhooks and actions: %w", err)
+	}
+	handler, ap, tlsConfig, err := assemble(o, settings, keys, db, vendors, views, telling)
 	if err != nil {
 		return err
 	}
@@ -136,6 +144,7 @@ func Run(ctx context.Context, o RunOptions) error {
 	defer tasks.Wait() // before the database is closed
 	defer stop()
 	tasks.Go(func() { ap.Watch(background) })
+	tasks.Go(func() { telling.Run(background) })
 	tasks.Go(func() { purge(background, db, settings.Retention, o.Now, o.Log) })
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", settings.Listen)
 	if err != nil {
@@ -174,7 +183,8 @@ func serve(ctx context.Context, o RunOptions, handler *httpapi.API, tlsConfig *t
 }
 
 // assemble builds the API over keys and database.
-func assemble(o RunOptions, settings Settings, keys *keyring.Keyring, db store.Store, vendors *endorse.Cache) (*httpapi.API, *appraiser.Appraiser, *tls.Config, error) {
+func assemble(o RunOptions, settings Settings, keys *keyring.Keyring, db store.Store, vendors *endorse.Cache,
+	views *refs.Cache, telling *notify.Dispatcher) (*httpapi.API, *appraiser.Appraiser, *tls.Config, error) {
 	caDER, err := readCA(o.Dir)
 	if err != nil {
 		return nil, nil, nil, err
@@ -188,10 +198,9 @@ func assemble(o RunOptions, settings Settings, keys *keyring.Keyring, db store.S
 		return nil, nil, nil, fmt.Errorf("pinning the CA: %w", err)
 	}
 	engine := appraise.New(all.Verifiers()...)
-	views := refs.NewCache(engine.Descriptors())
 	cfg := appraiser.Config{
 		Store: db, Engine: engine, Refs: views, Tokens: keys.Tokens(), Results: keys.Results(),
-		PlanSigner: keys.PlanSigner(), PlanSPKI: keys.PlanSignerSPKI(), Verifier: keys.VerifierID(), Collateral: vendors,
+		PlanSigner: keys.PlanSigner(), PlanSPKI: keys.PlanSignerSPKI(), Verifier: keys.VerifierID(), Collateral: vendors, Derive: keys.Derive,
 		Now: o.Now, Rand: o.Rand, Log: o.Log, TTL: o.ChallengeTTL,
 	}
 	if c, ok := db.(store.Cluster); ok {
@@ -218,7 +227,7 @@ func assemble(o RunOptions, settings Settings, keys *keyring.Keyring, db store.S
 		return nil, nil, nil, err
 	}
 	handler := httpapi.New(httpapi.Config{
-		Store: db, Appraiser: ap, Refs: views, Joiner: joiner, Pins: pins, Broker: secrets, Keys: keys,
+		Store: db, Appraiser: ap, Refs: views, Joiner: joiner, Pins: pins, Broker: secrets, Keys: keys, Notify: telling,
 		Access: httpapi.OpenAccess(filepath.Join(o.Dir, accessFile)), Issuer: settings.URL, Version: o.Version,
 		Now: o.Now, Rand: o.Rand, Log: o.Log,
 	}, prometheus.NewRegistry())

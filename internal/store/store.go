@@ -63,6 +63,7 @@ type Tx interface {
 	Audit() Audit
 	Streams() Streams
 	Purges() Purges
+	Shelf() Shelf
 }
 
 // Cluster is what a Store adds that several servers share. Servers are told apart by leases in database time: one that
@@ -117,6 +118,7 @@ type Node struct {
 	Endorsements []rats.Endorsement `json:"endorsements,omitempty"`
 	TLSKey       rats.Digest        `json:"tls_key"` // of the SubjectPublicKeyInfo its credential was issued for
 	Serial       string             `json:"serial"`  // of its current client certificate
+	AKCerts      []AKCert           `json:"ak_certs,omitempty"`
 	CreatedAt    time.Time          `json:"created_at"`
 	// Boot is the boot the agent claimed when it last opened its stream: it can only lower trust.
 	Boot      rats.Digest `json:"boot,omitzero"`
@@ -132,6 +134,36 @@ type Node struct {
 	// Resume is what each format's Verifier wants back next time; what is large stands in a blob.
 	Resume     map[rats.Format][]byte      `json:"resume,omitempty"`
 	ResumeBlob map[rats.Format]rats.Digest `json:"resume_blob,omitempty"`
+
+	// Quarantine stands until an administrator lifts it, whatever results say; nil: there is none.
+	Quarantine *Quarantine `json:"quarantine,omitempty"`
+	// Withheld is the policy's action that keeps secrets from the node while its condition holds.
+	Withheld string            `json:"withheld,omitempty"`
+	Acting   map[string]Acting `json:"acting,omitempty"` // by action: where its condition stands
+	Silent   string            `json:"silent,omitempty"` // the result whose expiry was told
+}
+
+// Quarantine is who set a node apart, when and why.
+type Quarantine struct {
+	At  time.Time `json:"at"`
+	By  string    `json:"by"` // admin:…, or action:NAME of the policy
+	Why string    `json:"why,omitempty"`
+}
+
+// Acting is where the condition of one of the policy's actions stands for a node.
+type Acting struct {
+	Held  int       `json:"held,omitempty"` // results in a row for which it held
+	Since time.Time `json:"since,omitzero"` // of the first of them
+	Fired time.Time `json:"fired,omitzero"` // zero: not yet
+	Gone  int       `json:"gone,omitempty"` // results in a row for which it didn't hold, since it fired
+	Away  time.Time `json:"away,omitzero"`  // of the first of them
+}
+
+// AKCert is a certificate of a node's attestation key that was issued and not revoked.
+type AKCert struct {
+	Serial  string    `json:"serial"`
+	Issued  time.Time `json:"issued"`
+	Expires time.Time `json:"expires"`
 }
 
 // The states of enrolment.
@@ -216,7 +248,9 @@ type Blobs interface {
 // The kinds of documents.
 const (
 	DocPolicy = "policy"
-	DocSet    = "refset"
+	// DocAKRevocations holds the serials of attestation keys' certificates that were revoked before they ran out.
+	DocAKRevocations = "ak-revocations"
+	DocSet           = "refset"
 )
 
 // Document is one version of a policy or reference set: bytes as received, with digest and optional signatures.
@@ -272,7 +306,8 @@ type JoinToken struct {
 	Kind    string            `json:"kind"`
 	Parent  string            `json:"parent,omitempty"`
 	Labels  map[string]string `json:"labels,omitempty"`
-	EK      rats.Digest       `json:"ek,omitzero"` // the one EK that may use it
+	EK      rats.Digest       `json:"ek,omitzero"`       // the one EK that may use it
+	Replace bool              `json:"replace,omitempty"` // nodes of the same EK are deleted
 	Expires time.Time         `json:"expires"`
 	UsedAt  time.Time         `json:"used_at,omitzero"`
 	UsedBy  string            `json:"used_by,omitempty"` // node id

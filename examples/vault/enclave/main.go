@@ -45,6 +45,15 @@ func vouch(n int32) int32 { return sdk.Serve(n, doVouch) }
 //go:wasmexport meet
 func meet(n int32) int32 { return sdk.Serve(n, doMeet) }
 
+//go:wasmexport hello
+func hello(n int32) int32 { return sdk.Serve(n, doHello) }
+
+//go:wasmexport prove
+func prove(n int32) int32 { return sdk.Serve(n, doProve) }
+
+//go:wasmexport receive
+func receive(n int32) int32 { return sdk.Serve(n, doReceive) }
+
 func doFill(c vault.Contents) (sdk.None, error) {
 	if secret != nil {
 		secret.Wipe()

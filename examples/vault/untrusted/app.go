@@ -4,19 +4,23 @@ package untrusted
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"sync"
 
 	"github.com/assay-attest/assay/examples/vault"
 	"github.com/assay-attest/assay/internal/monitor"
+	"github.com/assay-attest/assay/rats"
 )
 
 // Vault is a running vault and the file its state is kept in.
 type Vault struct {
 	monitor.Running
-	file string
-	mu   sync.Mutex
+	file     string
+	complete func(context.Context, []byte) ([]rats.Evidence, error)
+	mu       sync.Mutex
 }
 
 // Start starts a vault of an image and its SIGSTRUCT in a monitor of this process. Its state is kept in file.
@@ -28,7 +32,7 @@ func Start(ctx context.Context, m *monitor.Monitor, image, sigstruct []byte, fil
 func StartBy(load func(monitor.Options) (monitor.Running, error), file string) (*Vault, error) {
 	v := &Vault{file: file}
 	var err error
-	v.Running, err = load(monitor.Options{Host: map[string]monitor.HostCall{vault.Store: monitor.Host(v.store)}})
+	v.Running, err = load(monitor.Options{Host: map[string]monitor.HostCall{vault.Store: monitor.Host(v.store), vault.Complete: monitor.Host(v.evidence)}})
 	if err != nil {
 		return nil, err
 	}
@@ -84,4 +88,47 @@ func (v *Vault) Introduce(ctx context.Context, other *Vault, challenge [32]byte)
 		return vault.Peer{}, err
 	}
 	return monitor.Call[vault.Introduced, vault.Peer](ctx, v.Running, vault.Meet, vault.Introduced{Report: report.Bytes, Challenge: challenge})
+}
+
+// Completes says how the platform's evidence is made of the monitor's quote: what surrounds it, SIGSTRUCT and TPM quote. It
+// is needed before Provision.
+func (v *Vault) Completes(f func(ctx context.Context, quote []byte) ([]rats.Evidence, error)) {
+	v.complete = f
+}
+
+// evidence is the OCALL: the enclave shows its quote here, so that the platform can vouch for it. The server will see it
+// only inside the encrypted message.
+func (v *Vault) evidence(ctx context.Context, quote vault.Paper) (vault.Paper, error) {
+	if v.complete == nil {
+		return vault.Paper{}, errors.New("completing a quote: the application doesn't know how")
+	}
+	all, err := v.complete(ctx, quote.Bytes)
+	if err != nil {
+		return vault.Paper{}, err
+	}
+	b, err := json.Marshal(all)
+	return vault.Paper{Bytes: b}, err
+}
+
+// Line is the way to the server: a message there, and its answer. Whoever listens on it, this application included, learns
+// nothing of what the vault is filled with.
+type Line func(ctx context.Context, message []byte) ([]byte, error)
+
+// Provision has the vault filled by a server: it carries messages and understands none of them.
+func (v *Vault) Provision(ctx context.Context, server Line) error {
+	message, err := monitor.Call[struct{}, vault.Paper](ctx, v.Running, vault.Hello, struct{}{})
+	for _, entry := range []string{vault.Prove, vault.Receive} {
+		if err != nil {
+			return err
+		}
+		if message.Bytes, err = server(ctx, message.Bytes); err != nil {
+			return err
+		}
+		message, err = monitor.Call[vault.Paper, vault.Paper](ctx, v.Running, entry, message)
+	}
+	if err != nil {
+		return err
+	}
+	_, err = server(ctx, message.Bytes)
+	return err
 }

@@ -41,6 +41,7 @@ func (t *tx) Tokens() store.Tokens       { return tokens{t} }
 func (t *tx) Audit() store.Audit         { return audit{t} }
 func (t *tx) Streams() store.Streams     { return streams{t} }
 func (t *tx) Purges() store.Purges       { return purges{t} }
+func (t *tx) Shelf() store.Shelf         { return shelf{t} }
 
 // usable says why no statement may run now. A transaction kept beyond its function is refused: its connection is
 // another's by then.

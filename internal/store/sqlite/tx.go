@@ -36,6 +36,7 @@ func (t *tx) Tokens() store.Tokens       { return tokens{t} }
 func (t *tx) Audit() store.Audit         { return audit{t} }
 func (t *tx) Streams() store.Streams     { return streams{t} }
 func (t *tx) Purges() store.Purges       { return purges{t} }
+func (t *tx) Shelf() store.Shelf         { return shelf{t} }
 
 // exists fixes the snapshot by reading, and refuses a namespace that was never created.
 func (t *tx) exists() error {

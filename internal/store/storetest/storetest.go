@@ -54,6 +54,7 @@ func suite(t *testing.T, open func(t *testing.T) store.Store) {
 		{"TheAuditChainVerifies", auditVerifies},
 		{"TamperingWithTheAuditChainIsDetected", auditTampering},
 		{"ASecondStreamOfANodeIsNoticed", streamsOpen},
+		{"ItemsOfTheShelfAreKept", shelfKeeps},
 		{"PurgingKeepsWhatThePresentNeeds", purgeOld},
 		{"PurgingKeepsWhatIsYoung", purgeYoung},
 		{"AFailedUpdateUndoesItselfAlone", rollback},

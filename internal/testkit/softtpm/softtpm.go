@@ -39,6 +39,8 @@ type Options struct {
 	AK            string
 	// AKPublic and TLSPublic change the public areas before the keys count, to make keys of wrong attributes.
 	AKPublic, TLSPublic func(*tpm2.TPMTPublic)
+	// SameEK makes other keys of a TPM that is there: its endorsement key and certificate, another AK and TLS key.
+	SameEK *TPM
 }
 
 // TPM is a software TPM. Its methods may be called from several goroutines.
@@ -86,6 +88,9 @@ func New(rand io.Reader, opts ...Options) *TPM {
 	}
 	if !o.WithoutEKCert {
 		t.ekCert = t.ca.certify(rand, t.ek.private.Public(), o.Software)
+	}
+	if o.SameEK != nil {
+		t.ca, t.ek, t.ekCert = o.SameEK.ca, o.SameEK.ek, o.SameEK.ekCert
 	}
 	t.clearPCRs()
 	return t
