@@ -45,7 +45,7 @@ quickstart: tools build ## see the whole idea on this machine: trusted, changed,
 
 .PHONY: test
 test: tools vm-tools ## every test, with the race detector
-	$(GO) test -race -timeout 20m ./...
+	$(GO) test -race -timeout 30m ./...
 
 .PHONY: check
 check: ## before a commit: format, vet and test what changed, no race detector, below a minute
