@@ -45,7 +45,7 @@ quickstart: tools build ## see the whole idea on this machine: trusted, changed,
 
 .PHONY: test
 test: tools vm-tools ## every test, with the race detector
-	$(GO) test -race -timeout 20m ./...
+	$(GO) test -race -timeout 30m ./...
 
 .PHONY: check
 check: ## before a commit: format, vet and test what changed, no race detector, below a minute
@@ -97,7 +97,7 @@ tools: ## install what tests and quickstart need: swtpm, PostgreSQL, a C compile
 	else echo "missing:$$missing; install with: sudo apt-get install$$missing" >&2; exit 1; fi
 
 VM_PACKAGES = qemu-system-x86:qemu-system-x86_64 ovmf:/usr/share/OVMF/OVMF_CODE_4M.fd busybox-static:busybox \
-	systemd-boot-efi:/usr/lib/systemd/boot/efi/linuxx64.efi.stub sbsigntool:sbsign openssl:openssl
+	systemd-boot-efi:/usr/lib/systemd/boot/efi/linuxx64.efi.stub sbsigntool:sbsign openssl:openssl e2fsprogs:mke2fs mmdebstrap:mmdebstrap
 VM_KERNEL = $${XDG_CACHE_HOME:-$$HOME/.cache}/assay/vm
 # Unpacked for guests, never installed: a distribution's way to boot, and systemd with the libraries it needs.
 VM_GUEST = shim-signed grub-efi-amd64-signed systemd $$(apt-cache depends --recurse --no-recommends --no-suggests --no-conflicts \
@@ -109,17 +109,20 @@ vm-tools: ## install what test/vm boots virtual machines with; without root, onl
 		what=$${p#*:}; [ -e "$$what" ] || command -v "$$what" >/dev/null || missing="$$missing $${p%%:*}"; done; \
 	kernel="$(VM_KERNEL)"; ls "$$kernel"/boot/vmlinuz-* >/dev/null 2>&1 && kernel=""; \
 	guest="$(VM_KERNEL)/guest"; [ -e "$$guest/complete" ] && guest=""; \
-	if [ -z "$$missing$$kernel$$guest" ]; then exit 0; fi; \
+	debian="$(VM_KERNEL)/debian"; [ -e "$$debian/complete" ] && debian=""; \
+	if [ -z "$$missing$$kernel$$guest$$debian" ]; then exit 0; fi; \
 	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
-		echo "virtual machine tests are skipped without:$$missing$${kernel:+ linux-image-cloud-amd64, unpacked in $$kernel}$${guest:+ shim, GRUB and systemd, unpacked in $$guest}" >&2; exit 0; fi; \
-	echo "installing$$missing$${kernel:+ and unpacking a kernel in $$kernel}$${guest:+ and shim, GRUB and systemd in $$guest}"; apt-get -qq update; \
+		echo "virtual machine tests are skipped without:$$missing$${kernel:+ linux-image-cloud-amd64, unpacked in $$kernel}$${guest:+ shim, GRUB and systemd, unpacked in $$guest}$${debian:+ Debian in $$debian}" >&2; exit 0; fi; \
+	echo "installing$$missing$${kernel:+ and unpacking a kernel in $$kernel}$${guest:+ and shim, GRUB and systemd in $$guest}$${debian:+ and a minimal Debian in $$debian}"; apt-get -qq update; \
 	if [ -n "$$missing" ]; then DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing >/dev/null; fi; \
 	if [ -n "$$kernel" ]; then mkdir -p "$$kernel" && cd "$$kernel" && rm -f ./*.deb && \
 		apt-get -qq download "$$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends: linux-image-/ {print $$2; exit}')" 2>/dev/null && \
 		dpkg-deb -x ./*.deb . && rm -f ./*.deb; fi; \
 	if [ -n "$$guest" ]; then { mkdir -p "$$guest" && cd "$$guest" && rm -f ./*.deb && apt-get -qq download $(VM_GUEST) 2>/dev/null && \
 		for d in ./*.deb; do dpkg-deb -x "$$d" . || exit 1; done && rm -f ./*.deb && touch complete; } || \
-		echo "shim, GRUB or systemd can't be had as Debian 12 has them: tests that boot by them are skipped" >&2; fi
+		echo "shim, GRUB or systemd can't be had as Debian 12 has them: tests that boot by them are skipped" >&2; fi; \
+	if [ -n "$$debian" ]; then { rm -rf "$$debian" && mmdebstrap --quiet --variant=minbase --include=initramfs-tools,dracut-core,busybox,kmod,zstd bookworm "$$debian" && \
+		touch "$$debian/complete"; } || echo "no minimal Debian system can be had: tests of initramfs images are skipped" >&2; fi
 
 NFPM ?= $(GO) run github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.44.0
 

@@ -7,7 +7,8 @@
 assay_keeper=/usr/lib/assay/assay-keeper
 assay_config=/etc/assay/keeper.json
 assay_run=/run/assay-keeper
-assay_patience=60 # seconds
+assay_tick=0.1 assay_patience=600 # ticks: a minute
+sleep "$assay_tick" 2>/dev/null || assay_tick=1 assay_patience=60
 
 assay_keeper_cap() {
 	# Some TPM drivers are modules that nothing loaded yet.
@@ -25,6 +26,11 @@ assay_keeper_cap() {
 	while :; do sleep 60; done
 }
 
+# test -w is no answer: to root the shell of an initramfs says yes on a read-only file system too.
+assay_writable() {
+	(: >"$1/.writable") 2>/dev/null && rm -f "$1/.writable"
+}
+
 # assay_keeper_step ROOT: start the keeper with the state below ROOT and wait for its cap.
 assay_keeper_step() {
 	assay_root=$1
@@ -37,7 +43,7 @@ assay_keeper_step() {
 		return 0
 	fi
 	# Making a root is the one thing that must be written down at once.
-	if [ -e "$assay_state/create.json" ] && ! [ -w "$assay_state" ]; then
+	if [ -e "$assay_state/create.json" ] && ! assay_writable "$assay_state"; then
 		mount -o remount,rw "$assay_root" && assay_remounted=yes
 	fi
 	rm -f "$assay_run/capped"
@@ -51,7 +57,7 @@ assay_keeper_step() {
 	assay_waited=0
 	while [ ! -e "$assay_run/capped" ] && [ "$assay_waited" -lt "$assay_patience" ]; do
 		kill -0 "$assay_pid" 2>/dev/null || break
-		sleep 1
+		sleep "$assay_tick"
 		assay_waited=$((assay_waited + 1))
 	done
 	if [ ! -e "$assay_run/capped" ]; then

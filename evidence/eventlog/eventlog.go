@@ -125,6 +125,7 @@ type Register struct {
 	Value   string `json:"value,omitempty"`   // as vouched for, hex
 	Events  int    `json:"events"`            // of the log
 	Systemd int    `json:"systemd,omitempty"` // records of systemd's log that the value holds
+	Capped  int    `json:"capped,omitempty"`  // how often a root keeper capped it after the log
 }
 
 // Measurement is one event that extended a register.

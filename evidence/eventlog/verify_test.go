@@ -361,3 +361,40 @@ func BenchmarkVerify(b *testing.B) {
 	body := readFile(b, dir, "tpm-eventlog/google/rhel8-uefi.bin")
 	run("rhel8", rats.Evidence{Format: Format, MediaType: MediaType, Body: body}, rats.Inputs{Params: params})
 }
+
+// R084: a register that the root keeper capped is the log's, and then the public constant, once or twice; nothing else explains it.
+func TestCapOfTheRootKeeperIsReplayed(t *testing.T) {
+	sum := rats.SHA256([]byte("assay:cap:1")).Sum
+	for times := range 4 {
+		l := boot()
+		in := func() rats.Inputs {
+			for range times {
+				for _, n := range []int{0, 4, 9} {
+					l.extend(n, sum)
+				}
+			}
+			return l.inputs()
+		}()
+		v, err := New().Verify(t.Context(), l.evidence(), in)
+		if times > 2 {
+			wantCode(t, err, CodeReplayZero)
+			continue
+		}
+		if err != nil {
+			t.Fatalf("capped %d times: %v", times, err)
+		}
+		for _, r := range v.Claims.(*Claims).Registers {
+			want := 0
+			if r.Index == 0 || r.Index == 4 || r.Index == 9 {
+				want = times
+			}
+			if r.Capped != want {
+				t.Errorf("PCR %d: capped %d times, want %d", r.Index, r.Capped, want)
+			}
+		}
+	}
+	l := boot()
+	l.extend(4, rats.SHA256([]byte("assay:cap:2")).Sum)
+	_, err := New().Verify(t.Context(), l.evidence(), l.inputs())
+	wantCode(t, err, CodeReplay)
+}

@@ -58,6 +58,7 @@ type Keeper struct {
 	recovered bool
 	recovery  *sealed.Key // of this boot
 	software  bool
+	pending   []Entry // of the audit log, which can't be written yet
 }
 
 // Boot is what the keeper did to the PCRs of this boot, for verifiers to replay: each event extends its PCR, in every bank,
@@ -147,6 +148,7 @@ func (k *Keeper) Brief() Status {
 }
 
 func (k *Keeper) brief() Status {
+	k.catchUp()
 	s := Status{
 		State: StateLocked, Class: k.class(), Launch: k.cfg.Launch, Boot: k.boot,
 		Created: k.created, Recovered: k.recovered, Hardened: k.hardened,

@@ -72,7 +72,7 @@ func (k *Keeper) capAnyway(ctx context.Context, err error) error {
 	return err
 }
 
-// noteLocked tells the log why there is no root. Nothing depends on it: the root file system may be read-only yet.
+// noteLocked tells the log why there is no root.
 func (k *Keeper) noteLocked() {
 	if k.reason == nil {
 		return
@@ -81,7 +81,7 @@ func (k *Keeper) noteLocked() {
 	if k.root != nil {
 		root = k.root.Root
 	}
-	_ = k.audit("locked", root, k.reason.Error())
+	k.note("locked", root, k.reason.Error())
 }
 
 // launch does everything between measuring and the cap.
@@ -273,8 +273,7 @@ func (k *Keeper) unseal(ctx context.Context, dev *tpm.Device) error {
 			return err
 		}
 		k.booted = &s
-		// Nothing depends on this entry: the root file system may be read-only yet.
-		_ = k.audit("unsealed", r.Root, fmt.Sprintf("revision %d, counter %d", s.Revision, counter))
+		k.note("unsealed", r.Root, fmt.Sprintf("revision %d, counter %d", s.Revision, counter))
 		return nil
 	}
 	if revoked != nil {

@@ -117,14 +117,15 @@ func serve(ctx context.Context, env Env, o Options) error {
 		return err
 	}
 	defer func() { _ = k.Close() }()
-	if o.Config.Launch == LaunchInitrd {
-		if err := k.runtime.write(CappedName, nil); err != nil {
-			return err
-		}
-	}
 	ln, err := k.Listen(ctx)
 	if err != nil {
 		return err
+	}
+	// After the socket: the scripts go on to switch the root file system, and then its path leads elsewhere.
+	if o.Config.Launch == LaunchInitrd {
+		if err := k.runtime.write(CappedName, nil); err != nil {
+			return errors.Join(err, ln.Close())
+		}
 	}
 	if k.reason != nil {
 		fmt.Fprintf(env.Err, "assay-keeper: locked: %v\n", k.reason)

@@ -128,5 +128,5 @@ func (k *Keeper) noteMonitor(c Client) {
 	if k.seed == nil {
 		return
 	}
-	_ = k.audit("monitor-started", k.root.Root, fmt.Sprintf("%s, version %d, %s", c.Name, c.SVN, c.Image))
+	k.note("monitor-started", k.root.Root, fmt.Sprintf("%s, version %d, %s", c.Name, c.SVN, c.Image))
 }

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/assay-attest/assay/rats"
 )
 
@@ -52,9 +54,26 @@ func openDisk(dir string, forbidden fs.FileMode) (*disk, error) {
 	return &disk{root: root}, nil
 }
 
+// open opens a regular file. Anything else is refused without waiting: whoever wrote to the disk before this boot could
+// have left a pipe there, on which the keeper would hang before its cap.
+func (d *disk) open(name string, flags int) (*os.File, error) {
+	f, err := d.root.OpenFile(name, flags|unix.O_NONBLOCK, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = CodeState.Bad(name, "a regular file", info.Mode().Type().String())
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
 // read returns a file's content, nil if there is none.
 func (d *disk) read(name string, limit int64) ([]byte, error) {
-	f, err := d.root.Open(name)
+	f, err := d.open(name, os.O_RDONLY)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -75,7 +94,7 @@ func (d *disk) read(name string, limit int64) ([]byte, error) {
 // write replaces a file durably: after a crash there is the old content or the new.
 func (d *disk) write(name string, content []byte) error {
 	pending := name + ".new"
-	f, err := d.root.OpenFile(pending, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := d.open(pending, os.O_WRONLY|os.O_CREATE|os.O_TRUNC)
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", name, err)
 	}
@@ -92,7 +111,7 @@ func (d *disk) write(name string, content []byte) error {
 // sync makes renamings and removals durable.
 func (d *disk) sync() error {
 	for _, dir := range []string{".", setsDir} {
-		f, err := d.root.Open(dir)
+		f, err := d.root.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY, 0)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -204,7 +223,7 @@ func setName(s Set) string {
 
 // sets returns the installed sets that the owner signed for this root, newest revision first. Others count for nothing.
 func (k *Keeper) sets(r *rootFile) ([]Set, error) {
-	dir, err := k.state.root.Open(setsDir)
+	dir, err := k.state.root.OpenFile(setsDir, os.O_RDONLY|unix.O_DIRECTORY, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -262,29 +281,64 @@ type Entry struct {
 	Prev   rats.Digest `json:"prev,omitzero"`
 }
 
+// maxPending bounds the entries that wait for a disk that can be written.
+const maxPending = 16
+
 // audit appends to the log, durably, before the effect that it tells of.
 func (k *Keeper) audit(event string, root rats.Digest, detail string) error {
+	if err := k.appendAudit(append(slices.Clone(k.pending), k.entry(event, root, detail))); err != nil {
+		return err
+	}
+	k.pending = nil
+	return nil
+}
+
+// note is an entry on which nothing depends. In the initramfs the root file system is read-only as a rule: then it is written as
+// soon as somebody asks the keeper for anything and the disk can be written.
+func (k *Keeper) note(event string, root rats.Digest, detail string) {
+	if k.audit(event, root, detail) != nil && len(k.pending) < maxPending {
+		k.pending = append(k.pending, k.entry(event, root, detail))
+	}
+}
+
+// catchUp writes the entries that wait.
+func (k *Keeper) catchUp() {
+	if len(k.pending) > 0 && k.appendAudit(slices.Clone(k.pending)) == nil {
+		k.pending = nil
+	}
+}
+
+func (k *Keeper) entry(event string, root rats.Digest, detail string) Entry {
+	return Entry{Time: k.now().UTC(), Event: event, Root: root, Detail: clip(detail)}
+}
+
+func (k *Keeper) appendAudit(entries []Entry) error {
 	b, err := k.state.read(auditFileName, maxAudit)
 	if err != nil {
 		return err
 	}
-	e := Entry{Time: k.now().UTC(), Event: event, Root: root, Detail: clip(detail)}
 	lines := strings.Split(strings.TrimSuffix(string(b), "\n"), "\n")
-	if last := lines[len(lines)-1]; last != "" {
-		e.Prev = rats.SHA256([]byte(last))
-	}
-	line, err := json.Marshal(e)
-	if err != nil {
-		return err
-	}
+	last := lines[len(lines)-1]
+	var out []byte
 	if len(b) > 0 && b[len(b)-1] != '\n' { // cut short by a crash
-		line = append([]byte{'\n'}, line...)
+		out = append(out, '\n')
 	}
-	f, err := k.state.root.OpenFile(auditFileName, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	for _, e := range entries {
+		if last != "" {
+			e.Prev = rats.SHA256([]byte(last))
+		}
+		line, err := json.Marshal(e)
+		if err != nil {
+			return err
+		}
+		last = string(line)
+		out = append(append(out, line...), '\n')
+	}
+	f, err := k.state.open(auditFileName, os.O_WRONLY|os.O_CREATE|os.O_APPEND)
 	if err != nil {
 		return fmt.Errorf("opening the audit log: %w", err)
 	}
-	_, err = f.Write(append(line, '\n'))
+	_, err = f.Write(out)
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return fmt.Errorf("writing the audit log: %w", err)
 	}

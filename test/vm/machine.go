@@ -54,6 +54,7 @@ type Machine struct {
 	stop  context.CancelFunc
 	shell net.Conn
 	lines chan string // of the shell
+	keys  io.Writer   // what is typed at the console
 
 	mu      sync.Mutex
 	console bytes.Buffer
@@ -102,6 +103,9 @@ func Start(ctx context.Context, c Config) (_ *Machine, err error) {
 	m.qemu.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C reaches it through Stop
 	out, err := m.qemu.StdoutPipe()
 	if err != nil {
+		return nil, err
+	}
+	if m.keys, err = m.qemu.StdinPipe(); err != nil {
 		return nil, err
 	}
 	if err := m.qemu.Start(); err != nil {
@@ -322,6 +326,12 @@ func (m *Machine) Console() string {
 	return m.console.String()
 }
 
+// Type types a line at the console, where an emergency shell may listen.
+func (m *Machine) Type(line string) error {
+	_, err := io.WriteString(m.keys, line+"\n")
+	return err
+}
+
 // AwaitConsole waits until the console shows one of some texts, and returns it.
 func (m *Machine) AwaitConsole(ctx context.Context, texts ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, bootLimit)
@@ -358,6 +368,14 @@ func (m *Machine) Stop() {
 		_ = m.shell.Close()
 	}
 	m.stop()
+}
+
+// Processor returns the processor time that a stopped machine used: about what it takes on cores of its own.
+func (m *Machine) Processor() time.Duration {
+	if m.qemu == nil || m.qemu.ProcessState == nil {
+		return 0
+	}
+	return m.qemu.ProcessState.UserTime() + m.qemu.ProcessState.SystemTime()
 }
 
 // failure is an error with what QEMU said before it ended, if it did.

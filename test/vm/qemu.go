@@ -36,7 +36,11 @@ func (c *Config) prepare() error {
 	if err != nil {
 		return err
 	}
-	if err := cmp.Or(disk.Truncate(diskSize), disk.Close(), c.variables(), c.payload()); err != nil {
+	info, err := disk.Stat()
+	if err == nil && info.Size() == 0 {
+		err = disk.Truncate(diskSize)
+	}
+	if err := cmp.Or(err, disk.Close(), c.variables(), c.payload()); err != nil {
 		return err
 	}
 	if c.Tier <= OVMF {
