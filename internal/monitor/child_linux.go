@@ -72,7 +72,7 @@ func Child(rand io.Reader, now func() time.Time) error {
 	}
 	facts, err := closeOff(readable)
 	if err != nil {
-		return c.ends(err)
+		return c.ends(CodeCreate.Missing("process", "a process that can close itself off", err.Error()))
 	}
 	if _, err := c.ask(message{op: opLocked, a: uint32(facts | t.memory.isolation)}); err != nil {
 		return c.ends(err)

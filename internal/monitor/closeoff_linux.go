@@ -31,7 +31,7 @@ func closeOff(readable int) (abi.Isolation, error) {
 	facts := abi.IsolationNoNewPrivs | abi.IsolationSeccomp
 	if err := landlock(readable); err == nil {
 		facts |= abi.IsolationLandlock
-	} else if !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EOPNOTSUPP) {
+	} else if !errors.Is(err, errNoLandlock) && !errors.Is(err, unix.EOPNOTSUPP) { // with cgo
 		return 0, err
 	}
 	return facts, seccomp(readable >= 0)
@@ -48,11 +48,13 @@ const (
 	landlockReadable = unix.LANDLOCK_ACCESS_FS_READ_FILE | unix.LANDLOCK_ACCESS_FS_READ_DIR
 )
 
+var errNoLandlock = errors.New("there is no Landlock")
+
 // landlock forbids all files but those below readable, which can be read.
 func landlock(readable int) error {
 	version, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
 	if errno != 0 {
-		return fmt.Errorf("asking for Landlock: %w", errno)
+		return fmt.Errorf("%w: %w", errNoLandlock, errno) // EPERM: a container's own filter forbids to ask
 	}
 	handled := uint64(landlockFirst)
 	if version >= 3 {

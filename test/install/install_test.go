@@ -79,7 +79,7 @@ func TestPackageInstallsAndItsServicesAttest(t *testing.T) {
 	if strings.TrimSpace(string(status)) != "exit 0" {
 		t.Errorf("%s (%v)\n%s", status, err, log)
 	}
-	for _, step := range []string{"== install", "== change", "== upgrade", "== done"} {
+	for _, step := range []string{"== install", "== change", "== enclave", "== upgrade", "== done"} {
 		if !strings.Contains(string(log), step) {
 			t.Errorf("%q never happened", step)
 		}

@@ -77,6 +77,78 @@ cat /tmp/node
 grep -q /usr/bin/backdoor /tmp/node
 rm /usr/bin/backdoor
 
+say enclave
+# The same node with its plans in the enclave: the root with the keeper, the monitor under a user of its own.
+systemctl stop assay-agent
+assay seal key --out /tmp/owner
+cat >/etc/assay/keeper.json <<EOF
+{"version": 1, "launch": "userspace", "tpm": "unix:/run/swtpm/tpm", "uid": $(id -u assay-monitor),
+ "owner": "$(awk '{printf "%s\\n", $0}' /tmp/owner/owner.pub)", "recovery": "$(cat /tmp/owner/recovery.pub)",
+ "clients": [{"name": "monitor", "image": "sha256:$(sha256sum /usr/lib/assay/assay-monitor | cut -d' ' -f1)", "svn": 1}]}
+EOF
+mkdir -p /etc/systemd/system/assay-keeper.service.d
+cat >/etc/systemd/system/assay-keeper.service.d/owner.conf <<EOF
+[Service]
+ExecStart=
+ExecStart=/usr/lib/assay/assay-keeper run --owner-key /etc/assay/owner.key
+EOF
+install -m 0600 /tmp/owner/owner.key /etc/assay/owner.key
+systemctl daemon-reload
+assay seal init
+systemctl start assay-keeper
+for i in $(seq 50); do
+	if assay seal status -o json >/tmp/seal && grep -q os-protected /tmp/seal; then break; fi
+	sleep 0.2
+done
+cat /tmp/seal
+signer=$(assay enclave inspect /usr/lib/assay/assay-measuring.sig -o json | grep -m1 -ioE '"mrsigner": *"[^"]*"' | grep -oE '(sha256:)?[0-9a-f]{64}')
+mrenclave=$(assay enclave inspect /usr/lib/assay/assay-measuring.sig -o json | grep -m1 -ioE '"mrenclave": *"[^"]*"' | grep -oE '(sha256:)?[0-9a-f]{64}')
+cat >/etc/assay/monitor.json <<EOF
+{"version": 1, "uids": [$(id -u assay-agent), 0], "root": {"keeper": "/run/assay-keeper/keeper.sock"}, "svn": 1,
+ "own": ["sha256:${signer#sha256:}"], "modes": ["process"], "cache": "/var/cache/assay-monitor"}
+EOF
+systemctl start assay-monitor
+for i in $(seq 50); do
+	if assay enclave monitor status; then break; fi
+	sleep 0.2
+done
+cat >/etc/assay/agent.yaml <<EOF
+enclave: {monitor: /run/assay-monitor/monitor.sock, image: /usr/lib/assay/assay-measuring.enclave, sigstruct: /usr/lib/assay/assay-measuring.sig}
+EOF
+cat >/tmp/policy.yaml <<EOF
+apiVersion: assay/v1
+kind: Policy
+metadata: {name: machine}
+selector: 'true'
+every: 5s
+valid_for: 30s
+allow: [software-tpm, test-key]
+links:
+  - {from: plan, to: enclave, kind: key-in-report}
+formats:
+  tpm:
+    ek_pins: [$ek]
+  enclave:
+    mrenclave: sha256:${mrenclave#sha256:}
+    modes: [process]
+    launches: [userspace]
+    roots: [os-protected]
+    accept_same_os: true
+  plan:
+    tests:
+      - {name: programs, dir: /usr/bin, reference: machine}
+EOF
+assay policy apply /tmp/policy.yaml
+systemctl start assay-agent
+trusted=no
+for i in $(seq 150); do
+	if assay node show here >/tmp/node && grep -q os-protected /tmp/node; then trusted=yes; break; fi
+	sleep 0.4
+done
+cat /tmp/node
+[ $trusted = yes ]
+[ "$(stat -c %U /proc/$(systemctl show -P MainPID assay-monitor))" = assay-monitor ]
+
 say upgrade
 before=$(systemctl show -P MainPID assay-agent)
 dpkg -i /install/assay.deb
