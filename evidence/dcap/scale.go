@@ -36,6 +36,7 @@ func scaleParts(b []byte) (parts [][]byte) {
 // scaleLength reads a compact length of what must follow, in its shortest form; used is 0 if it is none.
 func scaleLength(b []byte) (n, used int) {
 	switch {
+	case len(b) == 0:
 	case b[0]&3 == 0:
 		n, used = int(b[0]>>2), 1
 	case b[0]&3 == 1 && len(b) >= 2:
