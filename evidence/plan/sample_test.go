@@ -123,7 +123,8 @@ func TestTheNextSampleCannotBeToldFromEarlierPlans(t *testing.T) {
 	other.Turn = func(label string) [32]byte { return turnKey("other" + label) }
 	later := m
 	later.At = later.At.Add(30 * time.Minute)
-	if turn(m) != turn(m) || turn(m) == turn(other) || turn(m) == turn(later) {
+	first := turn(m)
+	if again := turn(m); again != first || first == turn(other) || first == turn(later) {
 		t.Error("turns are not a function of key, cycle and nonce alone")
 	}
 }
