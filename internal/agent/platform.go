@@ -27,6 +27,9 @@ type platform struct {
 
 // openPlatform opens the real one. The enclave's keys are made anew (R025).
 func openPlatform(ctx context.Context, s State, c Config, rand io.Reader, now func() time.Time, log *slog.Logger) (_ *platform, err error) {
+	if err := noDumps(); err != nil {
+		return nil, err
+	}
 	path := s.TPM
 	if c.TPM != "" {
 		path = c.TPM
