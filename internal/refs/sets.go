@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/assay-attest/assay/internal/store"
+	"github.com/assay-attest/assay/plan"
 	"github.com/assay-attest/assay/rats"
 	"github.com/assay-attest/assay/refvalue"
 )
@@ -185,6 +186,15 @@ func (x *Index) Names(set, prefix string) (iter.Seq[string], error) {
 func (x *Index) Ref(set string) (rats.Ref, error) {
 	e, err := x.get(set)
 	return e.ref, err
+}
+
+// Windows returns what lab runs took, nil if the set doesn't say; errors are as Find's.
+func (x *Index) Windows(set string) (*plan.Windows, error) {
+	s, _, err := x.open(set)
+	if err != nil {
+		return nil, err
+	}
+	return s.Windows(), nil
 }
 
 // Expires says when a set expires, the zero time if never. Its error is refvalue.CodeSetMissing.
