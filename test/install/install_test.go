@@ -62,7 +62,7 @@ func TestPackageInstallsAndItsServicesAttest(t *testing.T) {
 	if err != nil || len(debs) != 1 {
 		t.Fatalf("the package: %v, %v", debs, err)
 	}
-	run(t, 10*time.Minute, "", mmdebstrap, "--quiet", "--variant=minbase", "--include="+packages, "bookworm", root+"/root", "http://deb.debian.org/debian")
+	run(t, 10*time.Minute, "", mmdebstrap, "--quiet", "--variant=minbase", "--include="+packages, "bookworm", root+"/root") // from the suite's own mirror
 	copyIn(t, root+"/root", debs[0])
 
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
