@@ -37,7 +37,7 @@ func BenchmarkCompare(b *testing.B) {
 	}
 	index := refvalue.NewIndex(map[string]refvalue.Versioned{"s": {Set: set, Ref: rats.Ref{Name: "s", Version: 1}}})
 	rules := &planformat.Rules{List: []planformat.TestRule{{Name: "files", Dir: "/srv/fleet", Reference: "s"}}}
-	bulk, timings, err := plan.EncodeOutcomes([]uint32{1}, outcomes)
+	bulk, timings, err := plan.EncodeOutcomes([]uint32{1}, outcomes, nil)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -56,7 +56,7 @@ func BenchmarkCompare(b *testing.B) {
 		b.Fatal(err)
 	}
 	var senders sealed.Senders
-	box, err := plan.SealEvidenceBy(&senders, key.Public(), evidence)
+	box, err := plan.SealEvidence(&senders, key.Public(), evidence)
 	if err != nil {
 		b.Fatal(err)
 	}

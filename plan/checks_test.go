@@ -80,7 +80,7 @@ func TestAttributesBelongToWhatATestLooksAt(t *testing.T) {
 
 func TestOutcomesCarryValues(t *testing.T) {
 	o := []Outcome{{Test: 1, Name: []byte("a"), Digest: make([]byte, 32), Value: []byte("v\n")}}
-	bulk, timings, err := EncodeOutcomes([]uint32{1}, o)
+	bulk, timings, err := EncodeOutcomes([]uint32{1}, o, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +91,7 @@ func TestOutcomesCarryValues(t *testing.T) {
 		"too long":        {Test: 1, Name: []byte("a"), Digest: make([]byte, 32), Value: make([]byte, MaxProof+1)},
 		"beside an error": {Test: 1, Name: []byte("a"), Err: "x", Value: []byte("v")},
 	} {
-		_, _, err := EncodeOutcomes([]uint32{1}, []Outcome{bad})
+		_, _, err := EncodeOutcomes([]uint32{1}, []Outcome{bad}, nil)
 		wantCode(t, name, err, CodeOutcomes)
 	}
 }

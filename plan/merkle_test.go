@@ -226,7 +226,7 @@ func FuzzProof(f *testing.F) {
 func TestConditionsSurviveAndOthersAreRefused(t *testing.T) {
 	o := []Outcome{{Test: 1, Name: []byte("a"), Digest: make([]byte, 32), Nanos: 3000, Unit: 2000}}
 	list := []Condition{{"load", 5}, {"steal-ticks", 0}}
-	bulk, timings, err := EncodeRun([]uint32{1}, o, list)
+	bulk, timings, err := EncodeOutcomes([]uint32{1}, o, list)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -244,7 +244,7 @@ func TestConditionsSurviveAndOthersAreRefused(t *testing.T) {
 		"order": {{"b", 1}, {"a", 1}}, "twice": {{"a", 1}, {"a", 1}}, "name": {{"A b", 1}}, "no name": {{"", 1}}, "below zero": {{"a", -1}},
 		"many": make([]Condition, MaxConditions+1),
 	} {
-		_, _, err := EncodeRun([]uint32{1}, o, bad)
+		_, _, err := EncodeOutcomes([]uint32{1}, o, bad)
 		wantCode(t, name, err, CodeOutcomes)
 	}
 	_, err = DecodeConditions(append(bytes.Clone(timings), 0))

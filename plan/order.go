@@ -101,13 +101,8 @@ func orderMessage(payload []byte) []byte {
 }
 
 // Seal signs the order with the plan signer (ECDSA P-256) and seals it to the enclave's HPKE key (32 bytes). It refuses an
-// order that OpenOrder would.
-func (o Order) Seal(signer crypto.Signer, hpkePub []byte) ([]byte, error) {
-	return o.SealBy(nil, signer, hpkePub)
-}
-
-// SealBy is Seal for whoever seals to the same enclaves again and again.
-func (o Order) SealBy(senders *sealed.Senders, signer crypto.Signer, hpkePub []byte) ([]byte, error) {
+// order that OpenOrder would. senders remembers the key; nil remembers nothing.
+func (o Order) Seal(senders *sealed.Senders, signer crypto.Signer, hpkePub []byte) ([]byte, error) {
 	payload, err := o.encode()
 	if err != nil {
 		return nil, err

@@ -88,7 +88,7 @@ func newWorld(t testing.TB) *world {
 
 func (w *world) seal(t testing.TB) []byte {
 	t.Helper()
-	b, err := w.order.Seal(w.signer, w.box.Public())
+	b, err := w.order.Seal(nil, w.signer, w.box.Public())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,8 +132,8 @@ func TestOrderRefusalMatrix(t *testing.T) {
 		}
 		return box(payload, sig)
 	}
-	foreign, _ := w.order.Seal(other, w.box.Public())
-	elsewhere, _ := w.order.Seal(w.signer, boxKey(t).Public())
+	foreign, _ := w.order.Seal(nil, other, w.box.Public())
+	elsewhere, _ := w.order.Seal(nil, w.signer, boxKey(t).Public())
 	bare, _ := sealed.Seal(w.box.Public(), []byte(orderTag), payload)
 	purpose, _ := sealed.Seal(w.box.Public(), []byte(evidenceTag), payload)
 	plainSig, _ := sign(w.signer, payload) // without the tag
@@ -210,14 +210,14 @@ func TestOrderForSomethingElseIsRefused(t *testing.T) {
 func TestUnusableOrderIsNotSealed(t *testing.T) {
 	w := newWorld(t)
 	w.order.Plan.Tests = nil
-	_, err := w.order.Seal(w.signer, w.box.Public())
+	_, err := w.order.Seal(nil, w.signer, w.box.Public())
 	wantCode(t, "no tests", err, CodeDocument)
 	w = newWorld(t)
 	p384, _ := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
-	if _, err := w.order.Seal(p384, w.box.Public()); err == nil {
+	if _, err := w.order.Seal(nil, p384, w.box.Public()); err == nil {
 		t.Error("signed with another curve")
 	}
-	if _, err := w.order.Seal(w.signer, nil); err == nil {
+	if _, err := w.order.Seal(nil, w.signer, nil); err == nil {
 		t.Error("sealed to nobody")
 	}
 }

@@ -32,17 +32,12 @@ const (
 // EncodeOutcomes returns the two parts of a report: what was measured, without times, so that equal machines yield equal
 // bytes, and the times. Every test of tests gets a section, so that a test that found nothing is distinguishable from one
 // that was not run. The outcomes must stand in the order of tests and, within one test, in ascending order of names; the
-// empty name is the test itself and needs Err.
+// empty name is the test itself and needs Err. conditions are those under which times were taken.
 //
 // outcomes: field "assay/outcomes/2" ‖ u32 tests ‖ per test: u32 id ‖ u32 outcomes ‖ per outcome: u16 length, name ‖ u8 length,
 // digest ‖ u16 length, value ‖ u64 size ‖ u8 length, error code. timings: field "assay/timings/2" ‖ u32 outcomes ‖ per
 // outcome u64 nanoseconds ‖ u64 of the reference hash ‖ u32 conditions ‖ per condition field name ‖ u64 value. All integers are big-endian; a field is a u32 length and its bytes.
-func EncodeOutcomes(tests []uint32, outcomes []Outcome) (bulk, timings []byte, err error) {
-	return EncodeRun(tests, outcomes, nil)
-}
-
-// EncodeRun is EncodeOutcomes with the conditions under which times were taken.
-func EncodeRun(tests []uint32, outcomes []Outcome, conditions []Condition) (bulk, timings []byte, err error) {
+func EncodeOutcomes(tests []uint32, outcomes []Outcome, conditions []Condition) (bulk, timings []byte, err error) {
 	if err := checkConditions(conditions); err != nil {
 		return nil, nil, err
 	}

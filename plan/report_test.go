@@ -27,7 +27,7 @@ func testOutcomes() ([]uint32, []Outcome) {
 func testReport(t testing.TB) (Report, *ecdsa.PrivateKey, rats.Evidence) {
 	t.Helper()
 	ids, outcomes := testOutcomes()
-	bulk, timings, err := EncodeOutcomes(ids, outcomes)
+	bulk, timings, err := EncodeOutcomes(ids, outcomes, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,7 +45,7 @@ func testReport(t testing.TB) (Report, *ecdsa.PrivateKey, rats.Evidence) {
 
 func TestOutcomesSurviveTheirEncoding(t *testing.T) {
 	ids, outcomes := testOutcomes()
-	bulk, timings, err := EncodeOutcomes(ids, outcomes)
+	bulk, timings, err := EncodeOutcomes(ids, outcomes, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +62,7 @@ func TestOutcomesSurviveTheirEncoding(t *testing.T) {
 	for i := range outcomes {
 		outcomes[i].Nanos += 100
 	}
-	again, times, _ := EncodeOutcomes(ids, outcomes)
+	again, times, _ := EncodeOutcomes(ids, outcomes, nil)
 	if !bytes.Equal(again, bulk) || bytes.Equal(times, timings) {
 		t.Error("times stand in the wrong part")
 	}
@@ -87,14 +87,14 @@ func TestMalformedOutcomesAreNotEncoded(t *testing.T) {
 	} {
 		ids, o := testOutcomes()
 		change(&ids, &o)
-		_, _, err := EncodeOutcomes(ids, o)
+		_, _, err := EncodeOutcomes(ids, o, nil)
 		wantCode(t, name, err, CodeOutcomes)
 	}
 }
 
 func TestMalformedOutcomesAreRefused(t *testing.T) {
 	ids, outcomes := testOutcomes()
-	bulk, timings, _ := EncodeOutcomes(ids, outcomes)
+	bulk, timings, _ := EncodeOutcomes(ids, outcomes, nil)
 	at := func(b []byte, i int, v byte) []byte { b = bytes.Clone(b); b[i] = v; return b }
 	n := 4 + len(outcomesTag)
 	for name, c := range map[string][2][]byte{
@@ -207,7 +207,7 @@ func TestReportRefusalMatrix(t *testing.T) {
 func TestEvidenceReachesItsVerifierOnly(t *testing.T) {
 	_, _, e := testReport(t)
 	k := boxKey(t)
-	box, err := SealEvidence(k.Public(), e)
+	box, err := SealEvidence(nil, k.Public(), e)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -225,9 +225,9 @@ func TestEvidenceReachesItsVerifierOnly(t *testing.T) {
 	wantCode(t, "empty", err, CodeEvidence)
 	_, err = OpenEvidence(k, make([]byte, MaxEvidence+sealed.Overhead+1))
 	wantCode(t, "huge", err, CodeEvidence)
-	_, err = SealEvidence(k.Public(), rats.Evidence{Body: make([]byte, MaxEvidence)})
+	_, err = SealEvidence(nil, k.Public(), rats.Evidence{Body: make([]byte, MaxEvidence)})
 	wantCode(t, "too large", err, CodeEvidence)
-	_, err = SealEvidence(k.Public(), rats.Evidence{Parts: make([]rats.Part, maxParts+1)})
+	_, err = SealEvidence(nil, k.Public(), rats.Evidence{Parts: make([]rats.Part, maxParts+1)})
 	wantCode(t, "too many parts", err, CodeEvidence)
 }
 
@@ -262,16 +262,17 @@ func FuzzOpenReport(f *testing.F) {
 }
 
 func FuzzDecodeOutcomes(f *testing.F) {
-	bulk, timings, _ := EncodeOutcomes(testOutcomes())
+	ids, outcomes := testOutcomes()
+	bulk, timings, _ := EncodeOutcomes(ids, outcomes, nil)
 	f.Add(bulk, timings)
-	bulk, timings, _ = EncodeOutcomes(nil, nil)
+	bulk, timings, _ = EncodeOutcomes(nil, nil, nil)
 	f.Add(bulk, timings)
 	f.Fuzz(func(t *testing.T, bulk, timings []byte) {
 		ids, o, err := DecodeOutcomes(bulk, timings)
 		if err != nil {
 			return
 		}
-		again, times, err := EncodeOutcomes(ids, o)
+		again, times, err := EncodeOutcomes(ids, o, nil)
 		if err != nil || !bytes.Equal(again, bulk) || !bytes.Equal(times, timings) {
 			t.Errorf("another encoding: %x: %v", bulk, err)
 		}
@@ -281,7 +282,7 @@ func FuzzDecodeOutcomes(f *testing.F) {
 func FuzzDecodeEvidence(f *testing.F) {
 	k := boxKey(f)
 	_, _, e := testReport(f)
-	box, _ := SealEvidence(k.Public(), e)
+	box, _ := SealEvidence(nil, k.Public(), e)
 	plain, _ := k.Open([]byte(evidenceTag), box)
 	f.Add(plain)
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -289,7 +290,7 @@ func FuzzDecodeEvidence(f *testing.F) {
 		if err != nil {
 			return
 		}
-		box, err := SealEvidence(k.Public(), e)
+		box, err := SealEvidence(nil, k.Public(), e)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -304,7 +305,7 @@ func BenchmarkDecodeOutcomes(b *testing.B) {
 	for i := range 2000 {
 		o = append(o, Outcome{Test: 1, Name: fmt.Appendf(nil, "/usr/bin/%06d", i), Digest: make([]byte, 32)})
 	}
-	bulk, timings, err := EncodeOutcomes([]uint32{1}, o)
+	bulk, timings, err := EncodeOutcomes([]uint32{1}, o, nil)
 	if err != nil {
 		b.Fatal(err)
 	}

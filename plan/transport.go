@@ -35,12 +35,7 @@ const maxParts = 16
 
 // SealEvidence seals evidence to the verifier's HPKE key for transport. Inside the box it is length-prefixed binary:
 // "assay/evidence/1", format, media type, body, u32 count of parts, per part name, u64 offset, data.
-func SealEvidence(public []byte, e rats.Evidence) ([]byte, error) {
-	return SealEvidenceBy(nil, public, e)
-}
-
-// SealEvidenceBy is SealEvidence for whoever seals to the same verifier again and again.
-func SealEvidenceBy(senders *sealed.Senders, public []byte, e rats.Evidence) ([]byte, error) {
+func SealEvidence(senders *sealed.Senders, public []byte, e rats.Evidence) ([]byte, error) {
 	if len(e.Parts) > maxParts {
 		return nil, CodeEvidence.Bad("parts", fmt.Sprintf("at most %d", maxParts), fmt.Sprint(len(e.Parts)))
 	}

@@ -107,7 +107,7 @@ func (r *run) params(t testing.TB, p evidence.Params) {
 
 func (r *run) sign(t testing.TB) {
 	t.Helper()
-	bulk, timings, err := plan.EncodeOutcomes(r.ids, r.outcomes)
+	bulk, timings, err := plan.EncodeOutcomes(r.ids, r.outcomes, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

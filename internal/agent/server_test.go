@@ -279,7 +279,7 @@ func (s *fakeServer) order(keys []rats.BoundKey, nonce []byte, paths ...string) 
 		Namespace: testNS, Node: testNode, Nonce: nonce, To: plan.KeysDigest(of), Results: s.results.Public(),
 		Expires: time.Now().Add(time.Minute).UTC(), Plan: p,
 	}
-	box, err := o.Seal(s.planSigner, hpke)
+	box, err := o.Seal(nil, s.planSigner, hpke)
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -190,7 +190,7 @@ func (a *Appraiser) orders(c challenge, view *refs.View, active refs.Active, key
 	}
 	var asks []rats.Ask
 	for _, f := range active.Planned() {
-		box, err := order.SealBy(&a.senders, a.cfg.PlanSigner, to.Public)
+		box, err := order.Seal(&a.senders, a.cfg.PlanSigner, to.Public)
 		if err != nil {
 			return nil, fmt.Errorf("sealing the plan: %w", err)
 		}

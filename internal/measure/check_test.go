@@ -55,7 +55,7 @@ func outcomesOf(t testing.TB, s System, p plan.Test) map[string]string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := plan.EncodeOutcomes([]uint32{1}, list); err != nil {
+	if _, _, err := plan.EncodeOutcomes([]uint32{1}, list, nil); err != nil {
 		t.Error(err)
 	}
 	scope, err := p.Scope()

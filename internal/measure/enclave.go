@@ -153,7 +153,7 @@ func (e *Enclave) Run(ctx context.Context, manifest, order []byte) ([]byte, erro
 	for i, t := range o.Plan.Tests {
 		ids[i] = t.ID
 	}
-	bulk, timings, err := plan.EncodeRun(ids, outcomes, seen)
+	bulk, timings, err := plan.EncodeOutcomes(ids, outcomes, seen)
 	if err != nil {
 		return nil, err
 	}
@@ -165,7 +165,7 @@ func (e *Enclave) Run(ctx context.Context, manifest, order []byte) ([]byte, erro
 	if err != nil {
 		return nil, err
 	}
-	return plan.SealEvidenceBy(&e.senders, o.Results, evidence)
+	return plan.SealEvidence(&e.senders, o.Results, evidence)
 }
 
 func (e *Enclave) next() uint64 {

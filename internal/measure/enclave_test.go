@@ -76,7 +76,7 @@ func (s *server) order(t testing.TB, e *Enclave) plan.Order {
 func (s *server) seal(t testing.TB, e *Enclave, o plan.Order) []byte {
 	t.Helper()
 	key, _ := rats.Manifest{Keys: e.Keys()}.Key(rats.KeyHPKE)
-	b, err := o.Seal(s.signer, key.Public)
+	b, err := o.Seal(nil, s.signer, key.Public)
 	if err != nil {
 		t.Fatal(err)
 	}

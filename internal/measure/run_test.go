@@ -229,7 +229,7 @@ func TestOrderDoesNotDependOnWorkers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, _, err := plan.EncodeOutcomes([]uint32{1, 2}, out); err != nil {
+		if _, _, err := plan.EncodeOutcomes([]uint32{1, 2}, out, nil); err != nil {
 			t.Errorf("%d workers: %v", workers, err)
 		}
 		if got := short(out); first == nil {

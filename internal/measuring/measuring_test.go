@@ -112,7 +112,7 @@ func (s server) order(t testing.TB, m rats.Manifest, tests ...plan.Test) []byte 
 	box, err := plan.Order{
 		Namespace: namespace, Node: nodeID, Nonce: m.Nonce, To: plan.KeysDigest(m.Keys), Results: s.results.Public(),
 		Expires: time.Now().Add(time.Hour), Plan: plan.Plan{ID: [16]byte{1}, Version: plan.Version1, Tests: tests},
-	}.Seal(s.signer, hpke.Public)
+	}.Seal(nil, s.signer, hpke.Public)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -223,7 +223,7 @@ func TestOutOfOrderStepIsRefused(t *testing.T) {
 // sealedGarbage is well-formed evidence sealed to the server by somebody who only knows its public key.
 func (r *rig) sealedGarbage() []byte {
 	r.t.Helper()
-	box, err := plan.SealEvidence(r.resultsKey(), rats.Evidence{Format: planev.Format, MediaType: plan.ReportMediaType, Body: []byte("{}")})
+	box, err := plan.SealEvidence(nil, r.resultsKey(), rats.Evidence{Format: planev.Format, MediaType: plan.ReportMediaType, Body: []byte("{}")})
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -315,7 +315,7 @@ func TestUnsignedPlanAndPlanForAnotherEnclaveAreNotRun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	box, err := order.Seal(attacker, hpke.Public)
+	box, err := order.Seal(nil, attacker, hpke.Public)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -74,7 +74,7 @@ func newExchange(t testing.TB) *exchange {
 
 func (x *exchange) seal(t testing.TB) []byte {
 	key, _ := rats.Manifest{Keys: x.enclave.Keys()}.Key(rats.KeyHPKE)
-	return must[[]byte](t)(x.order.Seal(x.signer, key.Public))
+	return must[[]byte](t)(x.order.Seal(nil, x.signer, key.Public))
 }
 
 // R003, R024: order in, sealed and signed report out, verified.
